@@ -1,0 +1,1 @@
+"""What runs: the gRPC server, the workers of the chains, the command line."""
