@@ -1,0 +1,93 @@
+"""Answers: made from what was booked, so that a repeated request gets its first answer again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from ledger.errors import LedgerError
+from ledger.request_ids import format_request_id
+from stockledger.v1.approvals_pb2 import ApprovalRequested
+from stockledger.v1.common_pb2 import Booking
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ledger.rules import Rule
+
+
+class Booked(NamedTuple):
+    """A command that was booked (or found acceptable: index -1), with the events it led to."""
+
+    rule: Rule
+    index: int
+    entry_count: int
+    position: int
+    events: Sequence[Any]
+    decision_time_us: int
+    request_id: bytes
+    repeated: bool = False
+
+
+def timestamp(moment_us: int) -> Timestamp:
+    """Return a moment as a protobuf Timestamp."""
+    seconds, micros = divmod(moment_us, 1_000_000)
+    return Timestamp(seconds=seconds, nanos=micros * 1000)
+
+
+def answer_of(booked: Booked, size: int) -> Any:
+    """Make the response to a booked command. `size` is the durable size of the log that it reflects."""
+    rule = booked.rule
+    first = booked.events[0]
+    booking = Booking(
+        index=booked.index,
+        entry_count=booked.entry_count,
+        position=booked.position,
+        size=size,
+        decision_time=timestamp(booked.decision_time_us),
+        request_id=format_request_id(booked.request_id),
+        approval=first.approval if isinstance(first, ApprovalRequested) else 0,
+        repeated_answer=booked.repeated,
+    )
+    if rule.answer is not None:
+        return rule.response(booking=booking, **rule.answer(booked.events))
+    if rule.event is None:
+        return rule.response(booking=booking)
+    for event in booked.events:
+        if isinstance(event, rule.event):
+            return rule.response(booking=booking, event=event)
+    return rule.response(booking=booking)
+
+
+class Answers(Sequence[Any]):
+    """The results of `execute_many`, in order: a response, or the LedgerError that refused the command.
+
+    Responses are made when they are looked at, since a caller of thousands rarely looks at each.
+    """
+
+    def __init__(self, outcomes: Sequence[Booked | LedgerError], size: int) -> None:
+        self._outcomes = outcomes
+        self.size = size
+
+    @property
+    def refusals(self) -> dict[int, LedgerError]:
+        """The refused commands: position -> why."""
+        return {n: outcome for n, outcome in enumerate(self._outcomes) if isinstance(outcome, LedgerError)}
+
+    def __len__(self) -> int:
+        return len(self._outcomes)
+
+    @overload
+    def __getitem__(self, position: int) -> Any: ...
+    @overload
+    def __getitem__(self, position: slice) -> Sequence[Any]: ...
+    def __getitem__(self, position: int | slice) -> Any:
+        if isinstance(position, slice):
+            return Answers(self._outcomes[position], self.size)
+        outcome = self._outcomes[position]
+        return outcome if isinstance(outcome, LedgerError) else answer_of(outcome, self.size)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[position] for position in range(len(self)))

@@ -1,0 +1,539 @@
+"""The ledger: command -> decide -> event(s) -> append (durable) -> answer.
+
+    with Ledger.open("sqlite:///books.db") as books:
+        answer = books.execute(TransferUnitsRequest(instrument="AAPLx", source="book:alice", destination="book:bob", units=5))
+
+Whoever calls, the commands of all threads that wait are decided one after the other on the provisional state, their entries are
+appended in one transaction, and only then does anybody get an answer: booked, refused or repeated. If the append fails, the state is
+put back from its old values and nobody was told anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+
+from ledger import audit, replay
+from ledger.answers import Answers, Booked, answer_of
+from ledger.clock import Reckoning, SystemClock
+from ledger.errors import InvalidRequest, LedgerError, refusal
+from ledger.log.store import AppendConflict, AppendDoubtful, open_log
+from ledger.packing import Run
+from ledger.reads import READS
+from ledger.reads.books import holding_units
+from ledger.request_ids import AHEAD_MS_MAX, RequestIds, format_request_id, parse_request_id, request_id_time_ms
+from ledger.rules import ARITHMETIC_VERSION, EVENT_FIELDS, RULES, TOPICS, decide, fold
+from ledger.rules.checks import check_id, time_us, utc_text
+from ledger.rules.context import Context
+from ledger.rules.opening import FORMAT_VERSION
+from ledger.state import State
+from ledger.unknown_fields import find_unknown_field
+from stockledger.v1.errors_pb2 import Reason
+from stockledger.v1.events_pb2 import Entry, LedgerOpened
+from stockledger.v1.transfers_pb2 import TransfersPacked, TransferUnitsRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+
+    from ledger.clock import Clock
+    from ledger.log.checkpoint import Signer
+    from ledger.log.store import Log
+
+DEFAULT_PRINCIPAL: Final = "operator"
+REQUEST_WINDOW_SECONDS: Final = 7 * 24 * 3600
+REQUEST_WINDOW_COUNT: Final = 10_000_000
+ENTRY_BYTES_MAX: Final = 65_535
+COMMANDS_PER_CALL_MAX: Final = 100_000
+_CATCH_UPS_MAX: Final = 5
+
+
+class _Submission:
+    """Commands of one caller on their way to the log."""
+
+    __slots__ = ("commands", "done", "error", "outcomes", "pack", "principal", "size")
+
+    def __init__(self, commands: Sequence[Any], principal: str, *, pack: bool) -> None:
+        self.commands = commands
+        self.principal = principal
+        self.pack = pack
+        self.outcomes: list[Booked | LedgerError] = []
+        self.size = 0
+        self.error: BaseException | None = None
+        self.done = False
+
+
+class _Batch(NamedTuple):
+    """Entries decided and not appended yet; `base` is the index of the first."""
+
+    base: int
+    topics: list[str]
+    entries: list[bytes]
+    now_us: int
+
+
+class Ledger:
+    """The books over one log. Thread-safe; commands of several threads share a flush."""
+
+    def __init__(self, log: Log, state: State, *, clock: Clock | None, signer: Signer | None, principal: str) -> None:
+        """Use `Ledger.open`."""
+        self._log = log
+        self._state = state
+        self._clock = clock or SystemClock()
+        self._reckoning = Reckoning(self._clock)
+        self._request_ids = RequestIds()
+        self.principal = principal
+        self.signer = signer
+        self._queue: list[_Submission] = []
+        self._queue_lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._epoch = 0
+        """Odd while the state is provisional: what is read then may never have happened."""
+        self._unsettled = False
+        """True after an append of which nobody knows whether it happened."""
+        self._grown = threading.Condition()
+        self._closed = False
+        self._past: tuple[int, State] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        ledger_id: str | None = None,
+        origin: str | None = None,
+        read_only: bool = False,
+        principal: str = DEFAULT_PRINCIPAL,
+        signer: Signer | None = None,
+        clock: Clock | None = None,
+        request_window_seconds: int = REQUEST_WINDOW_SECONDS,
+        request_window_count: int = REQUEST_WINDOW_COUNT,
+        progress: replay.Progress | None = None,
+    ) -> Self:
+        """Open the ledger in a store, or make one in an empty store.
+
+        `url` is "sqlite:///relative.db", "sqlite:////absolute.db" or "sqlite:///:memory:". `ledger_id` guards against the wrong store; a new
+        ledger takes it, or the file's name. `principal` is who asks where `execute` is not told. `signer` signs checkpoints. The request
+        window (seconds, and a count) is fixed when the ledger is made.
+
+        Raises: Unavailable STORE_UNAVAILABLE (another writer, read-only, full); NotFound LEDGER_NOT_FOUND (another ledger's store);
+        DataLoss LOG_CORRUPT with the first bad index.
+        """
+        log = open_log(url, read_only=read_only, ledger_id=ledger_id)
+        try:
+            state = replay.latest_state(log, progress=progress)
+            books = cls(log, state, clock=clock, signer=signer, principal=principal)
+            if log.size == 0 and not read_only:
+                new_id = ledger_id or Path(url.rpartition("/")[2]).stem.strip(":") or "ledger"
+                books._make(new_id, origin or f"stockledger.local/{new_id}", request_window_seconds, request_window_count)
+        except BaseException:
+            log.close()
+            raise
+        return books
+
+    def _make(self, ledger_id: str, origin: str, window_seconds: int, window_count: int) -> None:
+        """Write the first entry of a new ledger."""
+        check_id("ledger_id", ledger_id)
+        opened = LedgerOpened(
+            ledger=ledger_id,
+            origin=origin,
+            request_window_seconds=window_seconds,
+            request_window_count=window_count,
+            format_version=FORMAT_VERSION,
+        )
+        entry = Entry(decision_time_us=self._clock.wall_us(), principal=self.principal, ledger_opened=opened)
+        data = entry.SerializeToString()
+        self._log.append(ledger_id, [TOPICS[LedgerOpened]], [data])
+        fold(self._state, entry, data)
+
+    # ---- who and what ---------------------------------------------------------------------------------------------------------------
+
+    @property
+    def ledger_id(self) -> str:
+        return self._state.ledger_id
+
+    @property
+    def origin(self) -> str:
+        """The origin line of the ledger's checkpoints."""
+        return self._state.origin
+
+    @property
+    def size(self) -> int:
+        """The number of durable entries."""
+        return self._log.size
+
+    @property
+    def log(self) -> Log:
+        """The log under the books, for auditors' tools."""
+        return self._log
+
+    @property
+    def read_only(self) -> bool:
+        return self._log.read_only
+
+    # ---- commands -------------------------------------------------------------------------------------------------------------------
+
+    def execute(self, request: Any, *, principal: str | None = None) -> Any:
+        """Carry out one request message and return its response message; what was booked is durable by then.
+
+        Commands are decided in the order in which they come; reads see everything durable. `principal` is who asks.
+
+        Raises: LedgerError, with the reason and the numbers behind it.
+        """
+        if type(request) not in RULES:
+            return self._read(request)
+        submission = _Submission((request,), principal or self.principal, pack=False)
+        self._submit(submission)
+        outcome = submission.outcomes[0]
+        if isinstance(outcome, LedgerError):
+            raise outcome
+        return answer_of(outcome, submission.size)
+
+    def execute_many(self, commands: Sequence[Any], *, principal: str | None = None, pack: bool = False) -> Answers:
+        """Carry out many commands with one flush; each has a result of its own, and a refused one does not stop the others.
+
+        With `pack`, runs of single transfers become one entry each, several times faster; a receipt then covers the run.
+
+        Raises: LedgerError only where no command can be carried out at all.
+        """
+        if len(commands) > COMMANDS_PER_CALL_MAX:
+            message = f"{len(commands)} commands in one call, at most {COMMANDS_PER_CALL_MAX} may be"
+            raise refusal(Reason.REASON_TOO_MANY_ITEMS, message, field="commands", count=len(commands), limit=COMMANDS_PER_CALL_MAX)
+        submission = _Submission(commands, principal or self.principal, pack=pack)
+        self._submit(submission)
+        return Answers(submission.outcomes, submission.size)
+
+    def _submit(self, submission: _Submission) -> None:
+        """Wait for the submission's turn, or carry it out along with all others that wait."""
+        if self._closed or self.read_only:
+            raise refusal(Reason.REASON_NOT_LEADER, "the ledger is closed" if self._closed else "the ledger was opened read-only")
+        with self._queue_lock:
+            self._queue.append(submission)
+        with self._writing:
+            if not submission.done:
+                with self._queue_lock:
+                    submissions, self._queue = self._queue, []
+                self._carry_out(submissions)
+        if submission.error is not None:
+            raise submission.error
+
+    def _carry_out(self, submissions: list[_Submission]) -> None:
+        """Decide, append and settle; a fault of one submission must not take the others with it."""
+        try:
+            self._commit(submissions)
+        except LedgerError as error:
+            for submission in submissions:
+                submission.error, submission.done = error, True
+        except Exception as error:
+            if len(submissions) > 1:
+                for submission in submissions:
+                    self._carry_out([submission])
+                return
+            submissions[0].error, submissions[0].done = error, True
+        except BaseException:
+            interrupted = refusal(Reason.REASON_STORE_UNAVAILABLE, "the writer was interrupted", store=self._log.url)
+            for submission in submissions:
+                submission.error, submission.done = interrupted, True
+            raise
+
+    def _commit(self, submissions: list[_Submission]) -> None:
+        """Put the submissions through: decide on the provisional state, append, and only then let the answers go."""
+        if self._unsettled:
+            self._settle()
+        state = self._state
+        for _ in range(_CATCH_UPS_MAX):
+            batch = _Batch(state.size, [], [], self._reckoning.now_us(state.last_decision_time_us))
+            self._epoch += 1
+            state.begin()
+            try:
+                for submission in submissions:
+                    submission.outcomes = self._decide_all(submission, batch)
+                if batch.entries:
+                    self._log.append(state.ledger_id, batch.topics, batch.entries)
+            except AppendConflict:
+                state.undo()
+                self._catch_up()
+                continue
+            except AppendDoubtful as doubt:
+                state.undo()
+                self._unsettled = True
+                message = f"the store is away, and whether the last batch was stored is not known yet: {doubt}"
+                raise refusal(Reason.REASON_STORE_UNAVAILABLE, message, store=self._log.url) from doubt
+            except BaseException:
+                state.undo()
+                raise
+            else:
+                state.keep()
+            finally:
+                self._epoch += 1
+            assert state.size == self._log.size, "the books and the log have the same size"
+            for submission in submissions:
+                submission.size, submission.done = state.size, True
+            if batch.entries:
+                with self._grown:
+                    self._grown.notify_all()
+            return
+        message = f"another writer was faster {_CATCH_UPS_MAX} times in a row"
+        raise refusal(Reason.REASON_STORE_UNAVAILABLE, message, store=self._log.url)
+
+    def _settle(self) -> None:
+        """Find out what became of a doubtful append; the requests in it are booked or not, and their repeats will tell."""
+        try:
+            self._log.resolve()
+        except AppendConflict:
+            pass
+        except AppendDoubtful as doubt:
+            raise refusal(Reason.REASON_STORE_UNAVAILABLE, str(doubt), store=self._log.url) from doubt
+        self._unsettled = False
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Fold what somebody else appended."""
+        self._log.refresh()
+        replay.fold_log(self._state, self._log, self._log.size)
+
+    def _decide_all(self, submission: _Submission, batch: _Batch) -> list[Booked | LedgerError]:
+        principal = submission.principal
+        if not 0 < len(principal) <= 128:
+            raise InvalidRequest(Reason.REASON_FIELD_MALFORMED, "a principal has 1 to 128 characters", field="principal")
+        if submission.pack:
+            return self._decide_packed(submission.commands, principal, batch)
+        outcomes: list[Booked | LedgerError] = []
+        for command in submission.commands:
+            try:
+                outcomes.append(self._decide_one(command, principal, batch))
+            except LedgerError as error:
+                outcomes.append(error)
+        return outcomes
+
+    def _decide_one(self, command: Any, principal: str, batch: _Batch) -> Booked:
+        """Decide one command and book it provisionally."""
+        state = self._state
+        rule = RULES.get(type(command))
+        if rule is None:
+            raise TypeError(f"{type(command).__name__} is not a command")
+        now_us = state.next_decision_time_us(batch.now_us)
+        content = command.SerializeToString(deterministic=True)
+        digest = hashlib.sha256(rule.digest_prefix + content).digest()[:16]
+        request_id, location = self._identify(command, principal, now_us)
+        if location is not None:
+            return self._repeat(rule, location, digest, request_id, batch)
+        context = Context(now_us, principal, lambda index: self._entry(index, batch))
+        events = decide(state, command, context)
+        if command.validate_only:
+            return Booked(rule, -1, 0, 0, events, now_us, request_id)
+        return self._book(rule, events, now_us, principal, request_id, digest, batch)
+
+    def _decide_packed(self, commands: Sequence[Any], principal: str, batch: _Batch) -> list[Booked | LedgerError]:
+        """Decide commands in order, booking runs of single transfers as one entry each."""
+        outcomes: list[Booked | LedgerError | None] = [None] * len(commands)
+        run = Run(self._state, RULES[TransferUnitsRequest], principal, self._state.next_decision_time_us(batch.now_us))
+
+        def book_run() -> None:
+            nonlocal run
+            if run.positions:
+                index = self._state.size
+                entry = run.entry()
+                self._append_entry(entry, TransfersPacked, batch)
+                for place, position in enumerate(run.positions):
+                    outcomes[position] = run.booked(place, index)
+            run = Run(self._state, RULES[TransferUnitsRequest], principal, self._state.next_decision_time_us(batch.now_us))
+
+        for position, command in enumerate(commands):
+            try:
+                if not run.takes(command):
+                    book_run()
+                    outcomes[position] = self._decide_one(command, principal, batch)
+                    continue
+                request_id, location = self._identify(command, principal, run.now_us)
+                if location is not None or request_id in run.request_ids:
+                    book_run()
+                    outcomes[position] = self._decide_one(command, principal, batch)
+                    continue
+                run.add(position, command, request_id)
+            except LedgerError as error:
+                outcomes[position] = error
+            if run.full:
+                book_run()
+        book_run()
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _identify(self, command: Any, principal: str, now_us: int) -> tuple[bytes, int | None]:
+        """Check what stands around every command; return its request id, and where it was booked before, if it was."""
+        unknown = find_unknown_field(command)
+        if unknown is not None:
+            message = f"field {unknown} of {command.DESCRIPTOR.name} is not known to this version"
+            raise refusal(Reason.REASON_FIELD_MALFORMED, message, field=unknown)
+        if command.HasField("not_after_time"):
+            not_after_us = time_us("not_after_time", command.not_after_time)
+            if now_us > not_after_us:
+                message = f"not to be booked after {utc_text(not_after_us)}, it is {utc_text(now_us)}"
+                raise refusal(
+                    Reason.REASON_REQUEST_TOO_LATE, message, not_after_time=utc_text(not_after_us), decision_time=utc_text(now_us)
+                )
+        text = command.request_id
+        if not text:
+            return self._request_ids.make(now_us // 1000), None
+        request_id = parse_request_id(text)
+        id_time_ms = request_id_time_ms(request_id)
+        if id_time_ms > now_us // 1000 + AHEAD_MS_MAX:
+            message = f"request id {text} is of {utc_text(id_time_ms * 1000)}, more than five minutes ahead"
+            raise refusal(Reason.REASON_REQUEST_ID_FROM_FUTURE, message, request_id=text, decision_time=utc_text(now_us))
+        requests = self._state.requests
+        if id_time_ms < requests.low_water_second * 1000:
+            low_water = utc_text(requests.low_water_second * 1_000_000)
+            message = (
+                f"request id {text} is older than {low_water}, from when on repeats are recognised; FindRequest tells if it was booked"
+            )
+            raise refusal(Reason.REASON_REQUEST_ID_EXPIRED, message, request_id=text, low_water_time=low_water)
+        return request_id, requests.find(request_id + principal.encode(), id_time_ms)
+
+    def _book(self, rule: Any, events: list[Any], now_us: int, principal: str, request_id: bytes, digest: bytes, batch: _Batch) -> Booked:
+        """Turn events into entries and fold them; all parts of a command are there or none."""
+        index = self._state.size
+        count = len(events)
+        assert count, "a command that is not refused books something"
+        entries = [
+            Entry(
+                decision_time_us=now_us,
+                principal=principal,
+                request_id=request_id,
+                request_digest=digest,
+                part=part,
+                part_count=count if count > 1 else 0,
+                arithmetic_version=ARITHMETIC_VERSION,
+                **{EVENT_FIELDS[type(event)]: event},
+            )
+            for part, event in enumerate(events)
+        ]
+        for entry, event in zip(entries, events, strict=True):
+            self._append_entry(entry, type(event), batch)
+        return Booked(rule, index, count, 0, events, now_us, request_id)
+
+    def _append_entry(self, entry: Entry, event: type[Any], batch: _Batch) -> None:
+        """Serialise an entry once, for ever, and fold it."""
+        data = entry.SerializeToString()
+        assert len(data) <= ENTRY_BYTES_MAX, f"an entry of {len(data)} bytes; decide must split it"
+        fold(self._state, entry, data)
+        batch.topics.append(TOPICS[event])
+        batch.entries.append(data)
+
+    def _repeat(self, rule: Any, location: int, digest: bytes, request_id: bytes, batch: _Batch) -> Booked:
+        """Return the first answer of a request that was booked before."""
+        index, position = location >> 16, location & 0xFFFF
+        first = self._entry(index, batch)
+        booked = replay.booked_request(first, position, lambda n: self._entry(index + n, batch), self._state)
+        if booked.digest != digest:
+            text = format_request_id(request_id)
+            message = f"request id {text} was booked with other content at index {index}"
+            raise refusal(Reason.REASON_REQUEST_ID_REUSED, message, request_id=text, index=index)
+        count = max(first.part_count, 1)
+        return Booked(rule, index, count, position, booked.events, first.decision_time_us, request_id, repeated=True)
+
+    def _entry(self, index: int, batch: _Batch) -> Entry:
+        """Return a booked entry, of the log or of the batch on its way."""
+        if not 0 <= index < batch.base + len(batch.entries):
+            raise refusal(Reason.REASON_ENTRY_NOT_FOUND, f"no entry {index}, the log has {self._state.size}", index=index)
+        data = batch.entries[index - batch.base] if index >= batch.base else self._log.entry(index)
+        return Entry.FromString(data)
+
+    # ---- reads ----------------------------------------------------------------------------------------------------------------------
+
+    def holding(self, instrument: str, account: str) -> int:
+        """Return the units an account holds of an instrument, as of everything durable. The fast way; GetHolding tells more.
+
+        Raises: NotFound INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND.
+        """
+        epoch = self._epoch
+        if not epoch & 1:
+            state = self._state
+            try:
+                column = state.books[state.instruments[instrument].number].units
+                number = state.accounts[account].number
+                units = column[number] if number < len(column) else 0
+            except KeyError:
+                pass
+            else:
+                if self._epoch == epoch:
+                    return units
+        with self._writing:
+            return holding_units(self._state, instrument, account)
+
+    def state_at(self, *, size: int | None = None, time_us: int | None = None) -> State:
+        """Return the state after `size` entries, or after the last entry decided at or before a moment. Do not change it.
+
+        Raises: BeyondLog INDEX_BEYOND_LOG.
+        """
+        with self._writing:
+            wanted = replay.size_at(self._log, size=size, time_us=time_us)
+            if self._past is None or self._past[0] > wanted:
+                self._past = (0, State())
+            state = self._past[1]
+            replay.fold_log(state, self._log, wanted)
+            self._past = (wanted, state)
+            return state
+
+    def tail(self, from_index: int = 0, *, follow: bool = False, timeout: float | None = None) -> Iterator[tuple[int, Entry]]:
+        """Yield (index, entry) from an index on, as far as the log is durable; with `follow`, go on with what comes.
+
+        A following tail ends when the ledger is closed, or after `timeout` seconds without a new entry.
+        """
+        index = from_index
+        while True:
+            size = self._log.size
+            for stored, _, data in self._log.read(index, size):
+                yield stored, Entry.FromString(data)
+            index = max(index, size)
+            if not follow:
+                return
+            with self._grown:
+                if not self._grown.wait_for(lambda: self._closed or self._log.size > index, timeout):
+                    return
+            if self._closed:
+                return
+
+    def _read(self, request: Any) -> Any:
+        """Answer a read request."""
+        unknown = find_unknown_field(request)
+        if unknown is not None:
+            raise refusal(Reason.REASON_FIELD_MALFORMED, f"field {unknown} is not known to this version", field=unknown)
+        if type(request) in audit.READS:
+            return audit.READS[type(request)](self, request)
+        read = READS.get(type(request))
+        if read is None:
+            raise TypeError(f"{type(request).__name__} is neither a command nor a read")
+        with self._reading(request) as (state, now_us):
+            return read(state, request, now_us)
+
+    @contextmanager
+    def _reading(self, request: Any) -> Iterator[tuple[State, int]]:
+        """Give the state a read refers to, and the moment it is asked at."""
+        as_of = request.as_of if "as_of" in request.DESCRIPTOR.fields_by_name and request.HasField("as_of") else None
+        which = as_of.WhichOneof("state") if as_of is not None else None
+        if as_of is not None and which is not None:
+            state = self.state_at(size=as_of.size) if which == "size" else self.state_at(time_us=time_us("as_of.time", as_of.time))
+            yield state, state.last_decision_time_us
+            return
+        with self._writing:
+            if self.read_only:
+                self._catch_up()
+            yield self._state, max(self._clock.wall_us(), self._state.last_decision_time_us)
+
+    # ---- end ------------------------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let go of the store. What was answered is durable already."""
+        with self._writing:
+            self._closed = True
+            self._log.close()
+        with self._grown:
+            self._grown.notify_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,12 @@
+"""The log: bytes in order, the Merkle tree over them, and what proves both. It knows nothing of shares.
+
+    merkle.py       RFC 6962: hashes, roots, proofs, and the tree that grows
+    tiles.py        the tree and the entries as a static directory of C2SP tiles
+    checkpoint.py   signed tree heads, as C2SP signed notes
+    proof.py        receipts: one entry's place in the tree, checkable offline
+    store.py        the log of one ledger in a store named by a URL
+    backend.py      what a store must be able to do; sqlite_backend.py is one
+    snapshot.py     cached state beside the log, never authoritative
+
+docs/log-format.md describes every byte of it, with a worked example.
+"""

@@ -1,0 +1,36 @@
+"""Reads of who may hold what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ledger.errors import LedgerError
+from ledger.rules.context import Context
+from ledger.rules.transfers import decide_transfer
+from stockledger.v1 import eligibility_pb2, transfers_pb2
+
+if TYPE_CHECKING:
+    from ledger.state import State
+
+
+def check_transfer(state: State, request: eligibility_pb2.CheckTransferRequest, now_us: int) -> eligibility_pb2.CheckTransferResponse:
+    """Ask whether and why not, by the very rule that would decide it."""
+    command = transfers_pb2.TransferUnitsRequest(
+        instrument=request.instrument, source=request.source, destination=request.destination, units=request.units
+    )
+    try:
+        decide_transfer(state, command, Context(now_us, "", _no_entries))
+    except LedgerError as error:
+        return eligibility_pb2.CheckTransferResponse(
+            size=state.size, accepted=False, reason=error.reason_name, explanation=error.message, metadata=error.metadata
+        )
+    return eligibility_pb2.CheckTransferResponse(size=state.size, accepted=True)
+
+
+def _no_entries(index: int) -> Any:
+    raise AssertionError("a transfer is decided from the state alone")
+
+
+READS = {
+    eligibility_pb2.CheckTransferRequest: check_transfer,
+}

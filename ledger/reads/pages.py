@@ -1,0 +1,40 @@
+"""Pages of a list: how many, and from where on. A page token is the last key of the page before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from ledger.errors import refusal
+from stockledger.v1.errors_pb2 import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+PAGE_SIZE_DEFAULT: Final = 100
+PAGE_SIZE_MAX: Final = 1_000
+
+
+def page_size_of(request: Any) -> int:
+    """Return how many items a page may have."""
+    size = request.page_size
+    if not 0 <= size <= PAGE_SIZE_MAX:
+        message = f"page_size is {size}, it must be 0 to {PAGE_SIZE_MAX}"
+        raise refusal(Reason.REASON_FIELD_MALFORMED, message, field="page_size", value=size)
+    return int(size) or PAGE_SIZE_DEFAULT
+
+
+def page_of(request: Any, keys: Iterable[Any], key_of: Callable[[str], Any] = str) -> tuple[list[Any], str]:
+    """Return the keys of one page, of sorted keys that come after the page token, and the token of the next page."""
+    size = page_size_of(request)
+    token = request.page_token
+    if token:
+        try:
+            after = key_of(token)
+        except ValueError as error:
+            raise refusal(Reason.REASON_FIELD_MALFORMED, f"page_token {token!r} is not one of this list", field="page_token") from error
+        page = sorted(key for key in keys if key > after)[: size + 1]
+    else:
+        page = sorted(keys)[: size + 1]
+    if len(page) <= size:
+        return page, ""
+    return page[:size], str(page[size - 1])

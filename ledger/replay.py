@@ -1,0 +1,101 @@
+"""Fold a log into a state, up to any size or moment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from ledger.errors import refusal
+from ledger.rules import fold
+from ledger.rules.packed import transfer_of_packed
+from ledger.state import State
+from ledger.unknown_fields import find_unknown_field
+from stockledger.v1.errors_pb2 import Reason
+from stockledger.v1.events_pb2 import Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ledger.log.store import Log
+
+    Progress = Callable[[int, int], None]
+    """Called with (done, total) entries."""
+
+_PROGRESS_EVERY = 8192
+
+
+def parse_entry(data: bytes, index: int) -> Entry:
+    """Parse a stored entry; nothing in it is ignored.
+
+    Raises: DataLoss LOG_CORRUPT.
+    """
+    try:
+        entry = Entry.FromString(data)
+    except DecodeError as error:
+        raise refusal(Reason.REASON_LOG_CORRUPT, f"entry {index} is not an Entry: {error}", index=index) from error
+    unknown = find_unknown_field(entry)
+    if unknown is not None:
+        message = f"entry {index} has field {unknown}, which this version does not know: it was written by a newer one"
+        raise refusal(Reason.REASON_LOG_CORRUPT, message, index=index)
+    return entry
+
+
+def fold_log(state: State, log: Log, stop: int, progress: Progress | None = None) -> None:
+    """Fold the entries from where the state is up to `stop`, comparing each with the tree.
+
+    Raises: DataLoss LOG_CORRUPT with the first bad index.
+    """
+    start = state.size
+    for index, _, data in log.read_checked(start, stop):
+        fold(state, parse_entry(data, index), data)
+        if progress is not None and (index + 1 - start) % _PROGRESS_EVERY == 0:
+            progress(index + 1, stop)
+    if progress is not None:
+        progress(stop, stop)
+
+
+def latest_state(log: Log, progress: Progress | None = None) -> State:
+    """Return the state of the whole log."""
+    state = State()
+    fold_log(state, log, log.size, progress)
+    return state
+
+
+def size_at(log: Log, *, size: int | None = None, time_us: int | None = None) -> int:
+    """Return the size meant: as given, or that of the last entry decided at or before a moment (found by halving).
+
+    Raises: BeyondLog INDEX_BEYOND_LOG.
+    """
+    if size is not None:
+        if not 0 <= size <= log.size:
+            raise refusal(Reason.REASON_INDEX_BEYOND_LOG, f"size {size} is beyond the log of {log.size}", index=size, size=log.size)
+        return size
+    assert time_us is not None, "a size or a time"
+    low, high = 0, log.size
+    while low < high:
+        middle = (low + high) // 2
+        if parse_entry(log.entry(middle), middle).decision_time_us <= time_us:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+class BookedRequest(NamedTuple):
+    """What a request led to, and the digest of its content."""
+
+    digest: bytes
+    events: list[Any]
+
+
+def booked_request(first: Entry, position: int, following: Callable[[int], Entry], state: State) -> BookedRequest:
+    """Return what a request booked: all its parts, or its line of a packed entry."""
+    kind = first.WhichOneof("event")
+    assert kind is not None, "an entry has an event"
+    if kind == "transfers_packed":
+        packed = first.transfers_packed
+        return BookedRequest(packed.request_digests[16 * position : 16 * position + 16], [transfer_of_packed(state, packed, position)])
+    entries = [first, *(following(n) for n in range(1, first.part_count))]
+    events = [getattr(entry, entry.WhichOneof("event") or "") for entry in entries]
+    return BookedRequest(first.request_digest, events)

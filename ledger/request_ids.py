@@ -1,0 +1,57 @@
+"""Request ids: UUIDv7 (RFC 9562 section 5.7), whose first 48 bits are milliseconds since 1970.
+
+An id makes a retry safe. Its own time says how long it must be remembered.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from typing import Final
+
+from ledger.errors import refusal
+from stockledger.v1.errors_pb2 import Reason
+
+AHEAD_MS_MAX: Final = 5 * 60 * 1000
+"""An id may be this far ahead of the ledger's clock."""
+
+_UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+def parse_request_id(text: str) -> bytes:
+    """Return the 16 bytes of a UUIDv7 in its canonical lower-case form.
+
+    Raises: InvalidRequest FIELD_MALFORMED.
+    """
+    if _UUID7.fullmatch(text) is None:
+        message = f"request_id {text!r} is not a UUIDv7 in lower case"
+        raise refusal(Reason.REASON_FIELD_MALFORMED, message, field="request_id", value=text)
+    return bytes.fromhex(text.replace("-", ""))
+
+
+def format_request_id(request_id: bytes) -> str:
+    """Return the canonical text of 16 bytes. Example: "01932b7e-7c00-7000-8000-000000000001"."""
+    digits = request_id.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def request_id_time_ms(request_id: bytes) -> int:
+    """Return the milliseconds since 1970 that an id carries."""
+    return int.from_bytes(request_id[:6], "big")
+
+
+class RequestIds:
+    """Makes request ids: 48 bits of time, 12 of a counter, 62 of randomness drawn once and counted up (RFC 9562 section 6.2)."""
+
+    def __init__(self) -> None:
+        self._tail = int.from_bytes(os.urandom(9), "big") & ((1 << 73) - 1)
+        self._lock = threading.Lock()
+
+    def make(self, time_ms: int) -> bytes:
+        """Return a new id of a moment in milliseconds since 1970."""
+        with self._lock:
+            self._tail += 1
+            tail = self._tail
+        counter, random = tail >> 62 & 0xFFF, tail & ((1 << 62) - 1)
+        return (time_ms << 80 | 7 << 76 | counter << 64 | 2 << 62 | random).to_bytes(16, "big")

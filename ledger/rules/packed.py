@@ -1,0 +1,42 @@
+"""Runs of single transfers of one principal, booked as one entry.
+
+Each transfer keeps its own request id, digest and result; only the envelope is shared. The engine packs where the caller asks for it
+(`execute_many(..., pack=True)`); no command leads here by itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from stockledger.v1.transfers_pb2 import TransfersPacked, UnitsTransferred
+
+if TYPE_CHECKING:
+    from ledger.rules.context import Decided
+    from ledger.state import State
+
+TRANSFERS_PER_ENTRY_MAX: Final = 1_200
+"""52 bytes each: below the 65,535 bytes of a leaf with room for the envelope."""
+
+
+def evolve_packed(state: State, event: TransfersPacked, decided: Decided) -> None:
+    post = state.post
+    for instrument, source, destination, units in zip(event.instruments, event.sources, event.destinations, event.units, strict=True):
+        post(instrument, source, destination, units)
+    request_ids, principal, moment = event.request_ids, decided.principal, decided.decision_time_us
+    location = state.size << 16
+    for position in range(len(request_ids) // 16):
+        state.remember_request(request_ids[16 * position : 16 * position + 16], principal, location | position, moment)
+
+
+def transfer_of_packed(state: State, packed: TransfersPacked, position: int) -> UnitsTransferred:
+    """Return one transfer of a packed entry, as the event it would have been alone."""
+    return UnitsTransferred(
+        instrument=state.instrument_symbols[packed.instruments[position]],
+        source=state.account_names[packed.sources[position]],
+        destination=state.account_names[packed.destinations[position]],
+        units=packed.units[position],
+    )
+
+
+COMMANDS: dict[type[Any], tuple[Any, type[Any]]] = {}
+EVENTS = {TransfersPacked: evolve_packed}

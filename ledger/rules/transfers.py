@@ -1,0 +1,129 @@
+"""Moving units: one by one, by force.
+
+    command                 event                     see
+    TransferUnits           UnitsTransferred          transfers.proto
+    ForceTransfer           UnitsTransferredByForce   needs ROLE_ENFORCER
+
+A batch of legs is in batches.py, a reversal in reversals.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ledger.arithmetic import UNITS_MAX
+from ledger.errors import refusal
+from ledger.rules.approvals import check_role
+from ledger.rules.checks import (
+    check_account_open,
+    check_free,
+    check_length,
+    check_movement,
+    check_not_due,
+    check_present,
+    check_text,
+    check_units,
+    find_book_account,
+    find_instrument,
+)
+from stockledger.v1.approvals_pb2 import Role
+from stockledger.v1.errors_pb2 import Reason
+from stockledger.v1.transfers_pb2 import (
+    ForceTransferRequest,
+    ForceTransferResponse,
+    TransferUnitsRequest,
+    TransferUnitsResponse,
+    UnitsTransferred,
+    UnitsTransferredByForce,
+)
+
+if TYPE_CHECKING:
+    from ledger.rules.context import Context, Decided
+    from ledger.state import Account, Instrument, State
+
+
+def check_two_accounts(source: str, destination: str) -> None:
+    """Refuse a movement from an account to itself."""
+    if source == destination and source:
+        raise refusal(Reason.REASON_SAME_ACCOUNT, f"source and destination are both {source}", account=source)
+
+
+def find_two_accounts(state: State, source: str, destination: str) -> tuple[Account, Account]:
+    """Return source and destination of a movement within the book."""
+    return find_book_account(state, source, "source"), find_book_account(state, destination, "destination")
+
+
+def check_transfer(state: State, command: TransferUnitsRequest, now_us: int) -> tuple[Instrument, Account, Account, int]:
+    """Return instrument, source, destination and units of an acceptable transfer, but for whether the units are there."""
+    symbol, source_name, destination_name, units = command.instrument, command.source, command.destination, command.units
+    if not (symbol and source_name and destination_name):
+        check_present(instrument=symbol, source=source_name, destination=destination_name)
+    if not 0 < units <= UNITS_MAX:
+        check_units("units", units)
+    check_two_accounts(source_name, destination_name)
+    instrument = find_instrument(state, symbol)
+    source, destination = find_two_accounts(state, source_name, destination_name)
+    check_movement(state, instrument, source, destination, now_us)
+    return instrument, source, destination, units
+
+
+def decide_transfer(state: State, command: TransferUnitsRequest, context: Context) -> list[UnitsTransferred]:
+    reference = command.reference
+    if reference:
+        check_length("reference", reference)
+    instrument, source, destination, units = check_transfer(state, command, context.decision_time_us)
+    if state.free(instrument.number, source.number) < units:
+        check_free(state, instrument, source, units)
+    return [
+        UnitsTransferred(instrument=instrument.symbol, source=source.name, destination=destination.name, units=units, reference=reference)
+    ]
+
+
+def evolve_transfer(state: State, event: UnitsTransferred, decided: Decided) -> None:
+    accounts = state.accounts
+    state.post(state.instruments[event.instrument].number, accounts[event.source].number, accounts[event.destination].number, event.units)
+
+
+def decide_force(state: State, command: ForceTransferRequest, context: Context) -> list[UnitsTransferredByForce]:
+    """Freezes, halts and eligibility do not stop it; units on hold stay where they are until the hold is released."""
+    check_role(state, context, Role.ROLE_ENFORCER)
+    check_present(instrument=command.instrument, source=command.source, destination=command.destination)
+    check_text("legal_reference", command.legal_reference)
+    check_text("cause", command.cause)
+    check_units("units", command.units)
+    check_two_accounts(command.source, command.destination)
+    instrument = find_instrument(state, command.instrument)
+    source, destination = find_two_accounts(state, command.source, command.destination)
+    check_not_due(instrument, context.decision_time_us)
+    check_account_open(destination)
+    unheld = state.holding(instrument.number, source.number) - state.held(instrument.number, source.number)
+    if unheld < command.units:
+        message = f"{source.name} has {unheld} {instrument.symbol} that are not on hold, needed {command.units}"
+        raise refusal(
+            Reason.REASON_UNITS_INSUFFICIENT, message, account=source.name, instrument=instrument.symbol, free=unheld, needed=command.units
+        )
+    return [
+        UnitsTransferredByForce(
+            instrument=command.instrument,
+            source=command.source,
+            destination=command.destination,
+            units=command.units,
+            legal_reference=command.legal_reference,
+            cause=command.cause,
+        )
+    ]
+
+
+def evolve_force(state: State, event: UnitsTransferredByForce, decided: Decided) -> None:
+    accounts = state.accounts
+    state.post(state.instruments[event.instrument].number, accounts[event.source].number, accounts[event.destination].number, event.units)
+
+
+COMMANDS = {
+    TransferUnitsRequest: (decide_transfer, TransferUnitsResponse),
+    ForceTransferRequest: (decide_force, ForceTransferResponse),
+}
+EVENTS = {
+    UnitsTransferred: evolve_transfer,
+    UnitsTransferredByForce: evolve_force,
+}

@@ -1,0 +1,540 @@
+"""The books: what is true after a number of entries, as tables of immutable records and columns of integers.
+
+State changes in two ways only: `put` and `remove` on a table, and `post` for a movement of units. Both write the old value to the
+journal while one is kept, so that a batch whose append failed can be undone exactly. Nothing here reads a clock, a store or a network.
+
+Holdings are columns: `books[instrument number].units[account number]`. Account numbers are dense, so a batch of thousands of legs is
+checked and booked on whole columns at once.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+# The ledger's own accounts have the numbers 0 to 15. All but issuance and external never go below zero.
+ISSUANCE: Final = 0
+REMAINDER: Final = 1
+UNCLAIMED: Final = 2
+BLOCKED: Final = 3
+WITHHELD: Final = 4
+LOSS: Final = 5
+EXTERNAL: Final = 6
+OWN_ACCOUNTS: Final = {
+    "ledger:issuance": ISSUANCE,
+    "ledger:remainder": REMAINDER,
+    "ledger:unclaimed": UNCLAIMED,
+    "ledger:blocked": BLOCKED,
+    "ledger:withheld": WITHHELD,
+    "ledger:loss": LOSS,
+    "ledger:external": EXTERNAL,
+}
+FIRST_ACCOUNT_NUMBER: Final = 16
+REQUEST_WINDOW_SECONDS_MIN: Final = 60
+"""However many requests come, those of the last minute are remembered."""
+NEVER: Final = (1 << 63) - 1
+"""A moment that does not come, in microseconds."""
+
+_MISSING: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """A security or currency. Enum fields hold the numbers of instruments.proto; the multiplier is an int at scale 1e18."""
+
+    symbol: str
+    number: int
+    name: str
+    kind: int
+    isin: str
+    underlying_isin: str
+    currency: str
+    decimals: int
+    backing: int
+    authorised_units: int
+    multiplier: int
+    issue_policy: int
+    split_method: int
+    dividend_method: int
+    halted_operations: frozenset[int] = frozenset()
+    retired: bool = False
+    share_basis: int = 0
+    next_due_time_us: int = NEVER
+    """When the next step of a corporate action falls due; from then on commands it would change are refused."""
+    eligibility: tuple[EligibilityRule, ...] = ()
+    """Dated rules by effective date; of two for one date the later set one stands later."""
+
+
+@dataclass(frozen=True, slots=True)
+class EligibilityRule:
+    """Who may hold an instrument from a date on; empty allow sets allow all."""
+
+    effective_date: str
+    allowed_countries: frozenset[str]
+    barred_countries: frozenset[str]
+    allowed_classes: frozenset[int]
+    barred_classes: frozenset[int]
+
+    def admits(self, country: str, investor_class: int) -> bool:
+        if country in self.barred_countries or investor_class in self.barred_classes:
+            return False
+        if self.allowed_countries and country not in self.allowed_countries:
+            return False
+        return not self.allowed_classes or investor_class in self.allowed_classes
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A registered party under a pseudonym."""
+
+    holder: str
+    country: str
+    investor_class: int
+    state: int
+    freeze_reference: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A holder's named line at a place; `place` is what stands before the last colon of its name."""
+
+    name: str
+    number: int
+    holder: str
+    closed: bool = False
+    freeze_reference: str = ""
+
+    @property
+    def place(self) -> str:
+        return self.name.rpartition(":")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenUnits:
+    """Units of one holding under a regulatory stop."""
+
+    units: int
+    legal_reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Units reserved for a pending step; what is left of them stands in `State.hold_units`."""
+
+    hold: int
+    instrument: int
+    account: int
+    purpose: int
+    expiry_time_us: int
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A command that waits for approvals."""
+
+    approval: int
+    command: str
+    content: bytes
+    requester: str
+    approvals_needed: int
+    approvers: tuple[str, ...]
+    approved_by: tuple[str, ...]
+    request_time_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalPolicy:
+    """How many others must approve a kind of command, and who may (nobody named: any)."""
+
+    approvals_needed: int
+    approvers: tuple[str, ...]
+
+
+class Book:
+    """The holdings of one instrument: units and held units by account number."""
+
+    __slots__ = ("held", "units")
+
+    def __init__(self) -> None:
+        self.units = array("q", bytes(8 * FIRST_ACCOUNT_NUMBER))
+        self.held = array("q", bytes(8 * FIRST_ACCOUNT_NUMBER))
+
+    def reach(self, account_count: int) -> None:
+        """Make both columns long enough for this many accounts, growing by half so that appends stay cheap."""
+        missing = account_count - len(self.units)
+        if missing > 0:
+            room = bytes(8 * max(missing, len(self.units) // 2))
+            self.units.frombytes(room)
+            self.held.frombytes(room)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Book)
+            and _without_trailing_zeros(self.units) == _without_trailing_zeros(other.units)
+            and _without_trailing_zeros(self.held) == _without_trailing_zeros(other.held)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _without_trailing_zeros(column: array[int]) -> bytes:
+    """Return a column's values; how far it was grown is no part of the books."""
+    return column.tobytes().rstrip(b"\0")
+
+
+class RequestWindow:
+    """The request ids that were booked within the window, in bounded memory.
+
+    Ids are kept by the second of their own UUIDv7 time, so that forgetting is dropping whole seconds. The low-water mark never falls;
+    it rises when the window is over or the count is exceeded, but never into the last minute.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[int, dict[bytes, int]] = {}
+        self.count = 0
+        self.low_water_second = 0
+
+    def find(self, key: bytes, id_time_ms: int) -> int | None:
+        """Return where a request (16 bytes of id, then the principal) was booked: index << 16 | position, or None."""
+        bucket = self.seconds.get(id_time_ms // 1000)
+        return None if bucket is None else bucket.get(key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RequestWindow) and (self.seconds, self.count, self.low_water_second) == (
+            other.seconds,
+            other.count,
+            other.low_water_second,
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True)
+class Custodian:
+    """Who keeps shares or cash, or an agent who vouches for them."""
+
+    custodian: str
+    name: str
+    public_key: bytes
+    agent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CustodyAccount:
+    """An account at a custodian; it backs one instrument."""
+
+    custody_account: str
+    custodian: str
+    isin: str
+    instrument: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The newest evidence of one custody account, and what was confirmed since. Shares at scale 1e8."""
+
+    custody_account: str
+    kind: int
+    signer: str
+    settled_shares_e8: int
+    pending_shares_e8: int
+    encumbered_shares_e8: int
+    as_of_time_us: int
+    valid_until_time_us: int
+    share_basis: int
+    index: int
+    confirmed: tuple[tuple[int, int], ...] = ()
+    """Receipts (above zero) and deliveries (below) that settled after as_of_time: (settled_time_us, shares_e8)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """One execution in the underlying market, for a subscription or a redemption."""
+
+    fill: int
+    shares_e8: int
+    price_e8: int
+    cash_units: int
+    fee_units: int
+    trade_date: str
+    settlement_date: str
+    units: int
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """An open order for units against cash; what is left of the cash stands on its hold."""
+
+    subscription: int
+    instrument: str
+    account: str
+    cash_instrument: str
+    cash_units: int
+    hold: int
+    fills: tuple[Fill, ...] = ()
+    last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Redemption:
+    """An open request to turn units back; units not destroyed yet stand on its hold."""
+
+    redemption: int
+    instrument: str
+    account: str
+    units: int
+    hold: int
+    cash_instrument: str
+    in_kind: bool
+    delivery_reference: str
+    fills: tuple[Fill, ...] = ()
+    delivered_units: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """A corporate action; `terms` is its serialised Action message, as announced."""
+
+    action: str
+    instrument: str
+    state: int
+    method: int
+    fixing_time_us: int
+    execution_time_us: int
+    terms: bytes
+    totals: bytes = b""
+    """Its serialised ActionCompleted, once completed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entitlement:
+    """Units each account is entitled for, fixed at the record date: two equally long columns, by account number."""
+
+    accounts: tuple[int, ...]
+    units: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Receivable:
+    """What a holder owes after a reversal."""
+
+    units: int
+    loss_account: str
+
+
+@dataclass(slots=True)
+class State:
+    """Everything the ledger knows after `size` entries."""
+
+    ledger_id: str = ""
+    origin: str = ""
+    size: int = 0
+    last_decision_time_us: int = 0
+    request_window_seconds: int = 0
+    request_window_count: int = 0
+    requests: RequestWindow = field(default_factory=RequestWindow)
+    parts: list[bytes] = field(default_factory=list)
+    """Serialised parts of a command whose last part has not been folded yet."""
+
+    counters: dict[str, int] = field(default_factory=dict)
+    """The last number given, by kind: "instrument", "account", "hold", ..."""
+    instruments: dict[str, Instrument] = field(default_factory=dict)
+    instrument_symbols: dict[int, str] = field(default_factory=dict)
+    holders: dict[str, Holder] = field(default_factory=dict)
+    accounts: dict[str, Account] = field(default_factory=dict)
+    account_names: dict[int, str] = field(default_factory=dict)
+    accounts_of_holder: dict[str, dict[str, None]] = field(default_factory=dict)
+    """Names of each holder's accounts, oldest first."""
+    books: dict[int, Book] = field(default_factory=dict)
+    """By instrument number."""
+    frozen_units: dict[tuple[int, int], FrozenUnits] = field(default_factory=dict)
+    """By (instrument number, account number)."""
+    profiles: array[int] = field(default_factory=lambda: array("i", bytes(4 * FIRST_ACCOUNT_NUMBER)), compare=False)
+    """By account number: the number of its holder's (country, class), or 0 where a movement needs a closer look."""
+    profile_numbers: dict[tuple[str, int], int] = field(default_factory=dict)
+    """(country, class) -> its number, from 1."""
+
+    holds: dict[int, Hold] = field(default_factory=dict)
+    hold_units: dict[int, int] = field(default_factory=dict)
+    """What is left of each open hold."""
+
+    approvals: dict[int, Approval] = field(default_factory=dict)
+    approval_policies: dict[str, ApprovalPolicy] = field(default_factory=dict)
+    """By command name; a command not named here needs no approval."""
+    roles: dict[tuple[str, int, str], int] = field(default_factory=dict)
+    """Granted roles: (principal, role, scope) -> index of the grant's entry."""
+
+    custodians: dict[str, Custodian] = field(default_factory=dict)
+    custody_accounts: dict[str, CustodyAccount] = field(default_factory=dict)
+    custody_accounts_of_instrument: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    evidence: dict[str, Evidence] = field(default_factory=dict)
+    """The newest of each custody account."""
+    shortfalls: dict[str, int] = field(default_factory=dict)
+    """Instruments with an open reserve shortfall -> index of the entry that raised it."""
+
+    subscriptions: dict[int, Subscription] = field(default_factory=dict)
+    redemptions: dict[int, Redemption] = field(default_factory=dict)
+
+    actions: dict[str, Action] = field(default_factory=dict)
+    entitlements: dict[str, Entitlement] = field(default_factory=dict)
+    """Of actions that are fixed and not completed."""
+    owed: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
+    """What actions blocked or left unclaimed: (action, account number) -> (blocked units, unclaimed units)."""
+
+    receivables: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    """Units owed after reversals, by (holder, instrument, loss account)."""
+    reversed: dict[int, int] = field(default_factory=dict)
+    """Index of a reversed entry -> index of the reversal."""
+
+    journal: list[tuple[Any, Any, Any]] | None = field(default=None, compare=False)
+    """Old values since `begin`, newest last; None while nothing is journaled."""
+    _saved: tuple[Any, ...] = field(default=(), compare=False)
+
+    def put(self, table: MutableMapping[K, V], key: K, value: V) -> None:
+        """Set a record of a table."""
+        if self.journal is not None:
+            self.journal.append((table, key, table.get(key, _MISSING)))
+        table[key] = value
+
+    def remove(self, table: MutableMapping[K, V], key: K) -> None:
+        """Remove a record of a table; it must be there."""
+        if self.journal is not None:
+            self.journal.append((table, key, table[key]))
+        del table[key]
+
+    def set_cell(self, column: array[int], number: int, value: int) -> None:
+        """Set one cell of a column."""
+        if self.journal is not None:
+            self.journal.append((column, number, column[number]))
+        column[number] = value
+
+    def next_number(self, kind: str) -> int:
+        """Return the number that the next thing of a kind will get. `evolve` books it with `put(counters, kind, number)`."""
+        return self.counters.get(kind, 0) + 1
+
+    def post(self, instrument_number: int, source: int, destination: int, units: int) -> None:
+        """Book a movement: the one way in which holdings change one by one. All holdings of an instrument keep summing to zero."""
+        assert units > 0, "a movement has units above zero"
+        assert source != destination, "a movement has two ends"
+        assert source >= 0, "account numbers are not negative"
+        assert destination >= 0, "account numbers are not negative"
+        book = self.books[instrument_number]
+        column = book.units
+        if destination >= len(column) or source >= len(column):
+            book.reach(max(source, destination) + 1)
+        source_before = column[source]
+        destination_before = column[destination]
+        if self.journal is not None:
+            self.journal.append((column, source, source_before))
+            self.journal.append((column, destination, destination_before))
+        column[source] = source_before - units
+        column[destination] = destination_before + units
+
+    def holding(self, instrument_number: int, account_number: int) -> int:
+        """Return the units an account holds of an instrument."""
+        column = self.books[instrument_number].units
+        return column[account_number] if account_number < len(column) else 0
+
+    def held(self, instrument_number: int, account_number: int) -> int:
+        """Return the units of a holding that are on hold."""
+        column = self.books[instrument_number].held
+        return column[account_number] if account_number < len(column) else 0
+
+    def change_held(self, instrument_number: int, account_number: int, change: int) -> None:
+        """Add to (or take from) the held units of a holding."""
+        book = self.books[instrument_number]
+        book.reach(account_number + 1)
+        held = book.held[account_number] + change
+        assert held >= 0, "held units are never below zero"
+        assert held <= book.units[account_number], "held units never exceed the holding"
+        self.set_cell(book.held, account_number, held)
+
+    def frozen(self, instrument_number: int, account_number: int) -> int:
+        """Return the frozen units of a holding; they may exceed it."""
+        if not self.frozen_units:
+            return 0
+        frozen = self.frozen_units.get((instrument_number, account_number))
+        return 0 if frozen is None else frozen.units
+
+    def free(self, instrument_number: int, account_number: int) -> int:
+        """Return the units of a holding that can move now; below zero where more are frozen than held."""
+        book = self.books[instrument_number]
+        if account_number >= len(book.units):
+            return -self.frozen(instrument_number, account_number)
+        return book.units[account_number] - book.held[account_number] - self.frozen(instrument_number, account_number)
+
+    def supply(self, instrument_number: int) -> int:
+        """Return what the issuance account owes."""
+        return -self.books[instrument_number].units[ISSUANCE]
+
+    def remember_request(self, request_id: bytes, principal: str, location: int, decision_time_us: int) -> None:
+        """Note where a request was booked (index << 16 | position), and move the low-water mark on."""
+        requests = self.requests
+        second = int.from_bytes(request_id[:6], "big") // 1000
+        bucket = requests.seconds.get(second)
+        if bucket is None:
+            bucket = {}
+            self.put(requests.seconds, second, bucket)
+        key = request_id + principal.encode()
+        if self.journal is not None:
+            self.journal.append((bucket, key, _MISSING))
+        bucket[key] = location
+        requests.count += 1
+        decision_second = decision_time_us // 1_000_000
+        oldest = decision_second - self.request_window_seconds
+        if oldest > requests.low_water_second:
+            self._forget_requests_before(oldest)
+        while requests.count > self.request_window_count and requests.low_water_second < decision_second - REQUEST_WINDOW_SECONDS_MIN:
+            self._forget_requests_before(requests.low_water_second + 1)
+
+    def _forget_requests_before(self, second: int) -> None:
+        """Raise the low-water mark and drop the ids below it."""
+        requests = self.requests
+        gap = range(requests.low_water_second, second)
+        dropped = (
+            [old for old in requests.seconds if old < second]
+            if len(gap) > len(requests.seconds)
+            else [old for old in gap if old in requests.seconds]
+        )
+        for old in dropped:
+            requests.count -= len(requests.seconds[old])
+            self.remove(requests.seconds, old)
+        requests.low_water_second = second
+
+    def next_decision_time_us(self, clock_us: int) -> int:
+        """Return the decision time of the next command: the clock's, but always later than the last one."""
+        return max(clock_us, self.last_decision_time_us + 1)
+
+    # A batch of commands is provisional until its append is durable.
+
+    def begin(self) -> None:
+        """Start keeping old values."""
+        assert self.journal is None, "batches do not nest"
+        self.journal = []
+        requests = self.requests
+        self._saved = (self.size, self.last_decision_time_us, list(self.parts), requests.count, requests.low_water_second)
+
+    def keep(self) -> None:
+        """Forget the old values: what was done since `begin` is durable."""
+        self.journal = None
+
+    def undo(self) -> None:
+        """Restore every old value: what was done since `begin` never happened."""
+        assert self.journal is not None, "nothing was begun"
+        while self.journal:
+            table, key, old = self.journal.pop()
+            if old is _MISSING:
+                del table[key]
+            else:
+                table[key] = old
+        self.size, self.last_decision_time_us, self.parts, self.requests.count, self.requests.low_water_second = self._saved
+        self.journal = None
