@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import itertools
 import os
 import sqlite3
@@ -50,6 +51,7 @@ _TABLES = (
     "CREATE TABLE checkpoints (size INTEGER PRIMARY KEY, text TEXT)",
     "CREATE TABLE right_edge (id INTEGER PRIMARY KEY CHECK (id = 0), size INTEGER, hashes BLOB)",
 )
+_SCHEMA = "SELECT rowid, type, name, tbl_name, sql FROM sqlite_master ORDER BY rowid"
 _INSERT_ENTRY = "INSERT INTO stored_events VALUES (?,?,?,?)"
 _INSERT_TILE = "INSERT INTO hash_tiles VALUES (?,?,?)"
 
@@ -301,8 +303,7 @@ class SqliteBackend:
         self._check_schema(connection)
 
     def _check_schema(self, connection: sqlite3.Connection) -> None:
-        found = [row[0] for row in connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid")]
-        if found != _expected_statements():
+        if connection.execute(_SCHEMA).fetchall() != _expected_schema():
             self._corrupt("its tables are not those of a ledger")
 
     @contextlib.contextmanager
@@ -423,6 +424,15 @@ def _expected_statements() -> list[str]:
         "PRIMARY KEY (originator_id, originator_version))"
     )
     return [events, *_TABLES]
+
+
+@functools.cache
+def _expected_schema() -> list[tuple[int, str, str, str, str | None]]:
+    """Give what SQLite's own catalogue says of a new store, all but the pages."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        for statement in _expected_statements():
+            connection.execute(statement)
+        return connection.execute(_SCHEMA).fetchall()
 
 
 def _uri(path: str, in_memory: bool, number: int, read_only: bool) -> str:

@@ -18,7 +18,7 @@ from typing import NoReturn, Self
 from ledger.errors import DataLoss, LedgerError, refusal
 from ledger.log.backend import Backend, RightEdge, Row
 from ledger.log.checkpoint import VerifierKey, open_note, parse_checkpoint
-from ledger.log.merkle import HASH_BYTES, TILE_HEIGHT, TILE_WIDTH, Growth, Tree, leaf_hash, leaf_hashes
+from ledger.log.merkle import HASH_BYTES, TILE_HEIGHT, TILE_WIDTH, Growth, Tree, leaf_hashes
 from ledger.log.sqlite_backend import SqliteBackend
 from stockledger.v1.errors_pb2 import Reason
 
@@ -529,7 +529,6 @@ __all__ = [
     "AppendDoubtful",
     "CheckReport",
     "Log",
-    "leaf_hash",
     "leaf_index",
     "leaf_version",
     "open_log",

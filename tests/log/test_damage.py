@@ -149,7 +149,7 @@ def test_an_entry_changed_together_with_its_hash_is_found(copy, change, examine)
 @pytest.mark.parametrize("kept", [0.99, 0.5, 0.1])
 def test_a_truncated_file_is_found(copy, examine, kept):
     size = copy.stat().st_size
-    with open(copy, "r+b") as file:
+    with copy.open("r+b") as file:
         file.truncate(int(size * kept))
     with pytest.raises(LedgerError):
         examine()
@@ -165,12 +165,13 @@ def _logical_content(path):
         return content
 
 
-def test_one_changed_byte_anywhere_is_found_or_is_in_unused_space(sound, copy, examine):
+@pytest.mark.parametrize("count", [250, pytest.param(20_000, marks=pytest.mark.soak)])
+def test_one_changed_byte_anywhere_is_found_or_is_in_unused_space(sound, copy, examine, count):
     original = sound.read_bytes()
     content = _logical_content(sound)
     generator = random.Random(20260101)
     outcome = Counter()
-    offsets = [*range(0, 100, 3), *(generator.randrange(len(original)) for _ in range(250))]
+    offsets = [*range(0, 100, 3), *range(3900, 4096), *(generator.randrange(len(original)) for _ in range(count))]
     for offset in offsets:
         changed = bytearray(original)
         changed[offset] ^= 1 << generator.randrange(8)

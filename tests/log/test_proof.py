@@ -13,7 +13,7 @@ ENTRIES = [b"entry %d" % index for index in range(300)]
 
 
 def receipt_of(signer: Signer, index: int, size: int, extra: bytes | None = None) -> str:
-    tree = Tree(lambda level, number: b"".join(leaf_hashes(ENTRIES[:256])))
+    tree = Tree(lambda *_: b"".join(leaf_hashes(ENTRIES[:256])))
     tree.commit(tree.extend(leaf_hashes(ENTRIES)))
     text = sign_checkpoint(signer.name, size, tree.root_at(size), signer)
     return format_receipt(index, tree.inclusion_proof(index, size), text, extra)

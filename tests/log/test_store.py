@@ -15,8 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.errors import BeyondLog, DataLoss, InvalidRequest, LedgerError, NotFound, Unavailable
-from ledger.log.backend import Row
+from ledger.errors import BeyondLog, DataLoss, InvalidRequest, NotFound, Unavailable
 from ledger.log.checkpoint import Signer, sign_checkpoint
 from ledger.log.merkle import EMPTY_ROOT, leaf_hash, verify_inclusion
 from ledger.log.store import (
@@ -481,8 +480,3 @@ def test_unsafe_settings_are_refused():
         with pytest.raises(InvalidRequest) as caught:
             refuse_unsafe_settings({name: value})
         assert caught.value.metadata["field"] == name
-
-
-def test_rows_compare_as_the_database_gives_them():
-    assert Row(1, "t", b"x") == (1, "t", b"x")
-    assert issubclass(DataLoss, LedgerError)

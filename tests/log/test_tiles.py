@@ -94,7 +94,7 @@ def test_an_export_verifies(log, sample, signer, tmp_path, size):
     assert (checkpoint.size, checkpoint.root) == (size, log.tree.root())
     assert seen[-1:] == ([(size, size)] if size else [])
     directory = TileDirectory(tmp_path / "out")
-    assert directory.verify([signer.verifier_key], lambda done, total: None) == checkpoint
+    assert directory.verify([signer.verifier_key], lambda *_: None) == checkpoint
     assert [entry for _, entry in directory.entries(size)] == [sample.entry(index) for index in range(size)]
     read = directory.hash_reader(size)
     for index in range(0, size, 50):
@@ -116,7 +116,7 @@ def test_an_export_is_extended(log, sample, signer, tmp_path):
             assert file.read_bytes() == content
         written = {file: file.read_bytes() for file in out.rglob("*") if file.is_file() and file.name != "checkpoint"}
     assert [size for size, _ in TileDirectory(out).checkpoints()] == [0, 100, 256, 300, 1000]
-    assert list(TileDirectory(out).entries(1000, 700))[0] == (700, sample.entry(700))
+    assert next(TileDirectory(out).entries(1000, 700)) == (700, sample.entry(700))
     read = TileDirectory(out).hash_reader(1000)
     verify_consistency(300, 1000, roots[300], roots[1000], consistency_proof(300, 1000, read))
 

@@ -93,7 +93,7 @@ def test_go_accepts_the_export(checker, exported):
         ("entry", 0, "invalid"),
     ],
 )
-def test_go_refuses_what_was_changed(checker, exported, tmp_path, file, position, message):
+def test_go_refuses_what_was_changed(checker, exported, tmp_path, *, file, position, message):
     copy = shutil.copytree(exported, tmp_path / "copy")
     content = bytearray((copy / file).read_bytes())
     content[position] ^= 1
