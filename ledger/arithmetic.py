@@ -33,7 +33,10 @@ def shares_e8_of_units_ceiling(units: int, multiplier: int, decimals: int) -> in
 
 
 def units_of_shares_e8_floor(shares_e8: int, multiplier: int, decimals: int) -> int:
-    """Return the units that shares at scale 1e8 buy, rounded down. Example: at multiplier 3.0, one share is 0.33333333 units of 8 decimals."""
+    """Return the units that shares at scale 1e8 buy, rounded down.
+
+    Example: at multiplier 3.0 one share buys 0.33333333 of 8 decimals: `units_of_shares_e8_floor(10**8, 3 * 10**18, 8) == 33_333_333`.
+    """
     return divide_floor(shares_e8 * 10 ** (decimals + 18), multiplier * SHARES_SCALE)
 
 

@@ -1,7 +1,8 @@
 """The books: what is true after a number of entries, as tables of immutable records and columns of integers.
 
-State changes in two ways only: `put` and `remove` on a table, and `post` for a movement of units. Both write the old value to the
-journal while one is kept, so that a batch whose append failed can be undone exactly. Nothing here reads a clock, a store or a network.
+State changes in two ways only: `put` and `remove` on a table, and `post` for a movement of units (`post_columns` for many). Both
+write the old value to the journal while one is kept, so that a batch whose append failed can be undone exactly. Nothing here reads a
+clock, a store or a network.
 
 Holdings are columns: `books[instrument number].units[account number]`. Account numbers are dense, so a batch of thousands of legs is
 checked and booked on whole columns at once.
@@ -13,8 +14,10 @@ from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from ledger import vectors
+
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -70,6 +73,9 @@ class Instrument:
     """When the next step of a corporate action falls due; from then on commands it would change are refused."""
     eligibility: tuple[EligibilityRule, ...] = ()
     """Dated rules by effective date; of two for one date the later set one stands later."""
+    replaced_index: int = -1
+    """Index of the last UnitsReplaced, whose evolve sets it (`entry_index`): transfers booked before it moved units of another kind and
+    can no longer be reversed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,8 @@ class Holder:
     investor_class: int
     state: int
     freeze_reference: str = ""
+    broker: str = ""
+    """Who brought the holder and acts for it; its accounts are that broker's too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +193,18 @@ class Book:
     __hash__ = None  # type: ignore[assignment]
 
 
+class _Cells:
+    """Cells of a column as the journal keeps them: many numbers and their old values under one key, where a number may stand twice."""
+
+    __slots__ = ("column",)
+
+    def __init__(self, column: array[int]) -> None:
+        self.column = column
+
+    def __setitem__(self, numbers: Any, values: Any) -> None:
+        vectors.view_of(self.column)[numbers] = values
+
+
 def _without_trailing_zeros(column: array[int]) -> bytes:
     """Return a column's values; how far it was grown is no part of the books."""
     return column.tobytes().rstrip(b"\0")
@@ -252,12 +272,21 @@ class Evidence:
     share_basis: int
     index: int
     confirmed: tuple[tuple[int, int], ...] = ()
-    """Receipts (above zero) and deliveries (below) that settled after as_of_time: (settled_time_us, shares_e8)."""
+    """Receipts (above zero) and deliveries (below) that settled after as_of_time: (settled_time_us, shares_e8), as confirmed."""
+    received_shares_e8: int = 0
+    """Sum of the receipts in `confirmed`."""
+    delivered_shares_e8: int = 0
+    """Sum of the deliveries in `confirmed`, above zero."""
+
+    @property
+    def shares_e8(self) -> int:
+        """What the custody account holds by this evidence and what was confirmed since; below zero if more left it than was known."""
+        return self.settled_shares_e8 + self.received_shares_e8 - self.delivered_shares_e8
 
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """One execution in the underlying market, for a subscription or a redemption."""
+    """One execution in the underlying market, for a subscription or a redemption; a split scales shares and units until it is settled."""
 
     fill: int
     shares_e8: int
@@ -268,6 +297,8 @@ class Fill:
     settlement_date: str
     units: int
     settled: bool
+    issued_at_fill: bool = False
+    """Of a subscription: its units were created with the fill, so that settlement creates none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +313,7 @@ class Subscription:
     hold: int
     fills: tuple[Fill, ...] = ()
     last: bool = False
+    """True once no fill can follow; the record goes when all fills are settled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,9 +340,13 @@ class Action:
     instrument: str
     state: int
     method: int
+    effect: int
     fixing_time_us: int
+    """NEVER where no entitlements are fixed."""
     execution_time_us: int
     terms: bytes
+    distributed: str = ""
+    """The instrument a distribution was paid in, once it was."""
     totals: bytes = b""
     """Its serialised ActionCompleted, once completed."""
 
@@ -321,6 +357,8 @@ class Entitlement:
 
     accounts: tuple[int, ...]
     units: tuple[int, ...]
+    multiplier: int
+    """What a unit stood for at that moment, at scale 1e18."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,12 +404,16 @@ class State:
     holds: dict[int, Hold] = field(default_factory=dict)
     hold_units: dict[int, int] = field(default_factory=dict)
     """What is left of each open hold."""
+    hold_expiries: dict[int, dict[int, None]] = field(default_factory=dict)
+    """Open holds that expire, by the second (since 1970) in which they do."""
 
     approvals: dict[int, Approval] = field(default_factory=dict)
     approval_policies: dict[str, ApprovalPolicy] = field(default_factory=dict)
     """By command name; a command not named here needs no approval."""
     roles: dict[tuple[str, int, str], int] = field(default_factory=dict)
     """Granted roles: (principal, role, scope) -> index of the grant's entry."""
+    grants: dict[str, tuple[tuple[int, str], ...]] = field(default_factory=dict)
+    """The same by principal: its (role, scope), sorted. Who asks is looked up before every command."""
 
     custodians: dict[str, Custodian] = field(default_factory=dict)
     custody_accounts: dict[str, CustodyAccount] = field(default_factory=dict)
@@ -392,8 +434,8 @@ class State:
 
     receivables: dict[tuple[str, str, str], int] = field(default_factory=dict)
     """Units owed after reversals, by (holder, instrument, loss account)."""
-    reversed: dict[int, int] = field(default_factory=dict)
-    """Index of a reversed entry -> index of the reversal."""
+    reversed: dict[tuple[int, int], int] = field(default_factory=dict)
+    """(index, position within a packed entry or a batch's part) of a reversed transfer -> index of the reversal."""
 
     journal: list[tuple[Any, Any, Any]] | None = field(default=None, compare=False)
     """Old values since `begin`, newest last; None while nothing is journaled."""
@@ -424,20 +466,44 @@ class State:
     def post(self, instrument_number: int, source: int, destination: int, units: int) -> None:
         """Book a movement: the one way in which holdings change one by one. All holdings of an instrument keep summing to zero."""
         assert units > 0, "a movement has units above zero"
-        assert source != destination, "a movement has two ends"
-        assert source >= 0, "account numbers are not negative"
-        assert destination >= 0, "account numbers are not negative"
+        assert 0 <= source != destination >= 0, "a movement has two ends, and account numbers are not negative"
         book = self.books[instrument_number]
         column = book.units
         if destination >= len(column) or source >= len(column):
             book.reach(max(source, destination) + 1)
         source_before = column[source]
         destination_before = column[destination]
-        if self.journal is not None:
-            self.journal.append((column, source, source_before))
-            self.journal.append((column, destination, destination_before))
+        journal = self.journal
+        if journal is not None:
+            journal.append((column, source, source_before))
+            journal.append((column, destination, destination_before))
         column[source] = source_before - units
         column[destination] = destination_before + units
+
+    def post_columns(self, instrument_number: int, sources: Sequence[int], destinations: Sequence[int], units: Sequence[int]) -> None:
+        """Book movements of one instrument whose order does not matter any more: all of them were found acceptable."""
+        if not vectors.worthwhile(len(units)):
+            for source, destination, moved in zip(sources, destinations, units, strict=True):
+                self.post(instrument_number, source, destination, moved)
+            return
+        giving, taking, moving = vectors.int64s(sources), vectors.int64s(destinations), vectors.int64s(units)
+        assert moving.min() > 0, "a movement has units above zero"
+        assert (giving != taking).all(), "a movement has two ends"
+        book = self.books[instrument_number]
+        self.add_to_cells(book, book.units, giving, -moving)
+        self.add_to_cells(book, book.units, taking, moving)
+
+    def add_to_cells(self, book: Book, column: array[int], numbers: Any, changes: Any) -> None:
+        """Add to many cells of one of a book's columns; both are numpy columns, and an account may stand in them many times.
+
+        Sums wrap at 64 bits on the way without harm: what every account ends with is within range.
+        """
+        assert numbers.min() >= 0, "account numbers are not negative"
+        book.reach(int(numbers.max()) + 1)
+        cells = vectors.view_of(column)
+        if self.journal is not None:
+            self.journal.append((_Cells(column), numbers, cells[numbers]))
+        vectors.numpy.add.at(cells, numbers, changes)
 
     def holding(self, instrument_number: int, account_number: int) -> int:
         """Return the units an account holds of an instrument."""
@@ -468,33 +534,38 @@ class State:
     def free(self, instrument_number: int, account_number: int) -> int:
         """Return the units of a holding that can move now; below zero where more are frozen than held."""
         book = self.books[instrument_number]
-        if account_number >= len(book.units):
-            return -self.frozen(instrument_number, account_number)
-        return book.units[account_number] - book.held[account_number] - self.frozen(instrument_number, account_number)
+        unheld = book.units[account_number] - book.held[account_number] if account_number < len(book.units) else 0
+        return unheld - self.frozen(instrument_number, account_number) if self.frozen_units else unheld
 
     def supply(self, instrument_number: int) -> int:
         """Return what the issuance account owes."""
         return -self.books[instrument_number].units[ISSUANCE]
 
-    def remember_request(self, request_id: bytes, principal: str, location: int, decision_time_us: int) -> None:
-        """Note where a request was booked (index << 16 | position), and move the low-water mark on."""
-        requests = self.requests
-        second = int.from_bytes(request_id[:6], "big") // 1000
-        bucket = requests.seconds.get(second)
-        if bucket is None:
-            bucket = {}
-            self.put(requests.seconds, second, bucket)
-        key = request_id + principal.encode()
-        if self.journal is not None:
-            self.journal.append((bucket, key, _MISSING))
-        bucket[key] = location
-        requests.count += 1
+    def remember_requests(self, request_ids: Iterable[bytes], principal: str, location: int, decision_time_us: int) -> None:
+        """Note where requests were booked, from location (index << 16 | position) on, and move the low-water mark on."""
+        requests, journal, suffix = self.requests, self.journal, principal.encode()
+        seconds = requests.seconds
+        at = location
+        for request_id in request_ids:
+            second = int.from_bytes(request_id[:6], "big") // 1000
+            bucket = seconds.get(second)
+            if bucket is None:
+                bucket = {}
+                self.put(seconds, second, bucket)
+            key = request_id + suffix
+            if journal is not None:
+                journal.append((bucket, key, _MISSING))
+            bucket[key] = at
+            at += 1
+        requests.count += at - location
         decision_second = decision_time_us // 1_000_000
         oldest = decision_second - self.request_window_seconds
         if oldest > requests.low_water_second:
             self._forget_requests_before(oldest)
-        while requests.count > self.request_window_count and requests.low_water_second < decision_second - REQUEST_WINDOW_SECONDS_MIN:
-            self._forget_requests_before(requests.low_water_second + 1)
+        latest = decision_second - REQUEST_WINDOW_SECONDS_MIN
+        while requests.count > self.request_window_count and requests.low_water_second < latest:
+            low = requests.low_water_second
+            self._forget_requests_before(low + 1 if low in requests.seconds else min(latest, *requests.seconds))
 
     def _forget_requests_before(self, second: int) -> None:
         """Raise the low-water mark and drop the ids below it."""
@@ -526,6 +597,17 @@ class State:
     def keep(self) -> None:
         """Forget the old values: what was done since `begin` is durable."""
         self.journal = None
+
+    def old_cells(self) -> Iterator[tuple[array[int], int, int]]:
+        """Give the cells of columns written since `begin` as (column, number, value before), oldest first; one may stand many times.
+
+        Its first value is what the cell had at `begin`: so the verifier sees what a booking did to holdings without trusting its event.
+        """
+        for table, key, old in self.journal or ():
+            if isinstance(table, array):
+                yield table, key, old
+            elif isinstance(table, _Cells):
+                yield from ((table.column, number, value) for number, value in zip(key.tolist(), old.tolist(), strict=True))
 
     def undo(self) -> None:
         """Restore every old value: what was done since `begin` never happened."""

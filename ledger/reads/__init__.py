@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from ledger.reads import approvals, books, eligibility
+from ledger.reads import approvals, books, corporate_actions, eligibility, holds, primary_market, receivables, reserves
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,6 +15,11 @@ _ROOMS: Final = (
     books,
     eligibility,
     approvals,
+    holds,
+    reserves,
+    receivables,
+    primary_market,
+    corporate_actions,
 )
 
 READS: Final[dict[type[Any], Callable[[State, Any, int], Any]]] = {request: read for room in _ROOMS for request, read in room.READS.items()}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ledger.errors import refusal
 from ledger.reads.pages import page_of
 from ledger.rules.checks import find_holder, find_instrument
-from stockledger.v1 import accounts_pb2, instruments_pb2, reserves_pb2
+from stockledger.v1 import accounts_pb2, instruments_pb2
 from stockledger.v1.errors_pb2 import Reason
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def get_holder(state: State, request: accounts_pb2.GetHolderRequest, now_us: int
         investor_class=accounts_pb2.InvestorClass.ValueType(holder.investor_class),
         state=accounts_pb2.HolderState.ValueType(holder.state),
         freeze_reference=holder.freeze_reference,
+        broker=holder.broker,
     )
     return accounts_pb2.GetHolderResponse(size=state.size, holder=message)
 
@@ -137,17 +138,6 @@ def list_register(state: State, request: accounts_pb2.ListRegisterRequest, now_u
     return accounts_pb2.ListRegisterResponse(size=state.size, next_page_token=token, holdings=holdings)
 
 
-def get_supply(state: State, request: reserves_pb2.GetSupplyRequest, now_us: int) -> reserves_pb2.GetSupplyResponse:
-    instrument = find_instrument(state, request.instrument)
-    return reserves_pb2.GetSupplyResponse(
-        size=state.size,
-        instrument=instrument.symbol,
-        supply_units=state.supply(instrument.number),
-        multiplier=str(instrument.multiplier),
-        authorised_units=instrument.authorised_units,
-    )
-
-
 READS = {
     instruments_pb2.GetInstrumentRequest: get_instrument,
     instruments_pb2.ListInstrumentsRequest: list_instruments,
@@ -157,5 +147,4 @@ READS = {
     accounts_pb2.GetHoldingRequest: get_holding,
     accounts_pb2.ListHoldingsRequest: list_holdings,
     accounts_pb2.ListRegisterRequest: list_register,
-    reserves_pb2.GetSupplyRequest: get_supply,
 }

@@ -12,7 +12,27 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from google.protobuf.message_factory import GetMessageClass
 
 from ledger.errors import refusal
-from ledger.rules import accounts, approvals, instruments, opening, packed, transfers
+from ledger.rules import (
+    accounts,
+    approvals,
+    batches,
+    corporate_actions,
+    eligibility,
+    fills,
+    freezes,
+    holds,
+    instruments,
+    issuance,
+    multipliers,
+    opening,
+    packed,
+    redemptions,
+    reserves,
+    reversals,
+    settlement,
+    transfers,
+    wallets,
+)
 from ledger.rules.context import Context
 from stockledger.v1.approvals_pb2 import ApproveCommandRequest, ApproveCommandResponse
 from stockledger.v1.errors_pb2 import Reason
@@ -36,6 +56,19 @@ CAPABILITIES: Final = (
     approvals,
     transfers,
     packed,
+    batches,
+    holds,
+    settlement,
+    reserves,
+    multipliers,
+    freezes,
+    wallets,
+    eligibility,
+    reversals,
+    fills,
+    issuance,
+    redemptions,
+    corporate_actions,
 )
 
 
@@ -67,6 +100,7 @@ def decide_approve(state: State, command: ApproveCommandRequest, context: Contex
     if not given.completed:
         return [given]
     waiting = COMMAND_TYPES[approval.command].FromString(approval.content)
+    approvals.check_not_too_late(waiting, context.decision_time_us)
     requested = Context(context.decision_time_us, approval.requester, context.read_entry)
     return [given, *RULES[type(waiting)].decide(state, waiting, requested)]
 
@@ -151,4 +185,4 @@ def _remember(state: State, entry: Entry, index: int) -> None:
     state.last_decision_time_us = decision_time_us
     request_id = entry.request_id
     if request_id:
-        state.remember_request(request_id, entry.principal, index << 16, decision_time_us)
+        state.remember_requests((request_id,), entry.principal, index << 16, decision_time_us)

@@ -12,11 +12,21 @@ Freezes are in freezes.py, wallets in wallets.py.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ledger import state as books
 from ledger.errors import refusal
-from ledger.rules.checks import BOOK, check_account_open, check_country, check_enum, check_holder, check_id, find_account, find_holder
+from ledger.rules.checks import (
+    BOOK,
+    check_account_open,
+    check_country,
+    check_enum,
+    check_holder,
+    check_id,
+    check_present,
+    find_account,
+    find_holder,
+)
 from ledger.state import FIRST_ACCOUNT_NUMBER
 from stockledger.v1.accounts_pb2 import (
     AccountClosed,
@@ -41,6 +51,7 @@ if TYPE_CHECKING:
     from ledger.state import State
 
 _ACTIVE = HolderState.HOLDER_STATE_ACTIVE
+_OWN_PLACES: Final = frozenset({"ledger", "transit", "divergence"})
 
 
 def refresh_profile(state: State, account: books.Account) -> None:
@@ -99,20 +110,28 @@ def next_account_number(state: State) -> int:
     return max(state.next_number("account"), FIRST_ACCOUNT_NUMBER)
 
 
+def check_broker(broker: str) -> str:
+    """Return a broker's id, or nothing. It has no "/", since what brokers name themselves begins with their id and one."""
+    if broker and "/" in check_id("broker", broker):
+        raise refusal(Reason.REASON_FIELD_MALFORMED, f"broker {broker!r} has a '/'", field="broker", value=broker)
+    return broker
+
+
 def decide_register(state: State, command: RegisterHolderRequest, context: Context) -> list[HolderRegistered]:
     check_id("holder", command.holder)
     check_country("country", command.country)
     check_enum("investor_class", command.investor_class, InvestorClass)
+    check_broker(command.broker)
     if command.holder in state.holders:
         raise refusal(Reason.REASON_ALREADY_EXISTS, f"holder {command.holder} is registered already", holder=command.holder)
-    return [HolderRegistered(holder=command.holder, country=command.country, investor_class=command.investor_class)]
+    return [HolderRegistered(holder=command.holder, country=command.country, investor_class=command.investor_class, broker=command.broker)]
 
 
 def evolve_registered(state: State, event: HolderRegistered, decided: Decided) -> None:
-    state.put(state.holders, event.holder, books.Holder(event.holder, event.country, event.investor_class, _ACTIVE))
+    state.put(state.holders, event.holder, books.Holder(event.holder, event.country, event.investor_class, _ACTIVE, broker=event.broker))
 
 
-_AMENDABLE = ("country", "investor_class", "state")
+_AMENDABLE: Final = ("country", "investor_class", "state", "broker")
 
 
 def decide_amend(state: State, command: AmendHolderRequest, context: Context) -> list[HolderAmended]:
@@ -123,6 +142,8 @@ def decide_amend(state: State, command: AmendHolderRequest, context: Context) ->
         check_enum("investor_class", command.investor_class, InvestorClass)
     if "state" in changes:
         check_enum("state", command.state, HolderState)
+    if "broker" in changes:
+        check_broker(command.broker)
     holder = find_holder(state, command.holder)
     if all(getattr(holder, field) == value for field, value in changes.items()):
         raise refusal(Reason.REASON_NOTHING_TO_CHANGE, f"nothing of holder {holder.holder} would change", holder=holder.holder)
@@ -135,19 +156,19 @@ def evolve_amended(state: State, event: HolderAmended, decided: Decided) -> None
 
 def decide_open(state: State, command: OpenAccountRequest, context: Context) -> list[AccountOpened]:
     name = command.account
-    if not name:
-        raise refusal(Reason.REASON_FIELD_MISSING, "account is empty", field="account")
-    place, colon, reference = name.rpartition(":")
-    if place == "ledger" or place.startswith(("transit", "divergence")):
-        raise refusal(Reason.REASON_ACCOUNT_RESERVED, f"{name} is a name of the ledger's own accounts", account=name)
-    if not colon:
+    check_present(account=name, holder=command.holder)
+    place, colon, reference = name.partition(":")
+    if not (place and colon and reference):
         message = f"account {name!r} is not of the form place:reference, like book:alice"
         raise refusal(Reason.REASON_FIELD_MALFORMED, message, field="account", value=name)
+    if place == BOOK:
+        check_id("account", reference)
+    holder = find_holder(state, command.holder)
+    if place in _OWN_PLACES:
+        raise refusal(Reason.REASON_ACCOUNT_RESERVED, f"{name} is a name of the ledger's own accounts", account=name)
     if place != BOOK:
         message = f"{name} is not in the book; a wallet is bound by its own signature (BindWallet)"
         raise refusal(Reason.REASON_PLACE_UNFIT, message, account=name)
-    check_id("account", reference)
-    holder = find_holder(state, command.holder)
     if name in state.accounts:
         raise refusal(Reason.REASON_ALREADY_EXISTS, f"account {name} is open already, or was", account=name)
     check_holder(holder)
@@ -161,16 +182,27 @@ def evolve_opened(state: State, event: AccountOpened, decided: Decided) -> None:
 def decide_close(state: State, command: CloseAccountRequest, context: Context) -> list[AccountClosed]:
     account = find_account(state, command.account)
     check_account_open(account)
-    for number, symbol in state.instrument_symbols.items():
-        units = state.holding(number, account.number)
-        if units or state.frozen(number, account.number):
-            message = f"{account.name} still has {units} {symbol}"
-            raise refusal(Reason.REASON_ACCOUNT_NOT_EMPTY, message, account=account.name, instrument=symbol, units=units)
-    for action, number in state.owed:
-        if number == account.number:
-            message = f"{account.name} is still owed an entitlement of {action}"
-            raise refusal(Reason.REASON_ACCOUNT_NOT_EMPTY, message, account=account.name, action=action)
+    for number, symbol in sorted(state.instrument_symbols.items()):
+        units, frozen = state.holding(number, account.number), state.frozen(number, account.number)
+        if units or frozen:
+            message = f"{account.name} still has {units} {symbol}, {frozen} are frozen"
+            raise refusal(Reason.REASON_ACCOUNT_NOT_EMPTY, message, account=account.name, instrument=symbol, units=units, frozen=frozen)
+    _check_nothing_due(state, account)
     return [AccountClosed(account=account.name)]
+
+
+def _check_nothing_due(state: State, account: books.Account) -> None:
+    """Refuse while something may still come to an account: units of orders, entitlements, receivables that it funded."""
+    due = [
+        *(f"subscription {number}" for number, order in sorted(state.subscriptions.items()) if order.account == account.name),
+        *(f"redemption {number}" for number, order in sorted(state.redemptions.items()) if order.account == account.name),
+        *(f"action {action}" for action, entitled in sorted(state.entitlements.items()) if account.number in entitled.accounts),
+        *(f"action {action}" for action, number in sorted(state.owed) if number == account.number),
+        *(f"receivable of {holder}" for holder, _, loss_account in sorted(state.receivables) if loss_account == account.name),
+    ]
+    if due:
+        message = f"{account.name} may still get something: {due[0]}"
+        raise refusal(Reason.REASON_ACCOUNT_NOT_EMPTY, message, account=account.name, due=due[0])
 
 
 def evolve_closed(state: State, event: AccountClosed, decided: Decided) -> None:

@@ -17,8 +17,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
+from google.protobuf import descriptor_pool
+
 from ledger.errors import refusal
-from ledger.rules.checks import check_enum, check_id, check_length
+from ledger.rules.checks import check_enum, check_id, check_length, check_text, time_us, utc_text
 from ledger.state import Approval, ApprovalPolicy
 from stockledger.v1 import (
     accounts_pb2,
@@ -54,6 +56,10 @@ if TYPE_CHECKING:
     from ledger.state import State
 
 APPROVALS_NEEDED_MAX: Final = 16
+APPROVERS_MAX: Final = 32
+PRINCIPAL_LENGTH_MAX: Final = 128
+CONTENT_BYTES_MAX: Final = 45_000
+"""A command that waits is kept whole in one leaf of 65,535 bytes, beside at most 32 approvers of at most 512 bytes."""
 
 APPROVED_BY_DEFAULT: Final = (
     issuance_pb2.IssueUnitsRequest,
@@ -71,6 +77,8 @@ APPROVED_BY_DEFAULT: Final = (
     approvals_pb2.RevokeRoleRequest,
 )
 """Commands that one other principal must approve until a policy says otherwise."""
+
+_WITHOUT_POLICY: Final = frozenset({"ApproveCommand", "DeclineCommand"})
 
 
 def command_name(command_type: type[Any]) -> str:
@@ -95,10 +103,14 @@ def policy_of(state: State, command: Any, name: str) -> ApprovalPolicy | None:
 
 def request_approval(state: State, command: Any, policy: ApprovalPolicy) -> ApprovalRequested:
     """Return the event by which an acceptable command starts to wait."""
+    name, content = command_name(type(command)), command.SerializeToString(deterministic=True)
+    if len(content) > CONTENT_BYTES_MAX:
+        message = f"{name} waits for approvals, and its {len(content)} bytes are more than the {CONTENT_BYTES_MAX} that can wait"
+        raise refusal(Reason.REASON_TOO_MANY_ITEMS, message, field="content", count=len(content), limit=CONTENT_BYTES_MAX)
     return ApprovalRequested(
         approval=state.next_number("approval"),
-        command=command_name(type(command)),
-        content=command.SerializeToString(deterministic=True),
+        command=name,
+        content=content,
         approvals_needed=policy.approvals_needed,
         approvers=policy.approvers,
     )
@@ -106,7 +118,7 @@ def request_approval(state: State, command: Any, policy: ApprovalPolicy) -> Appr
 
 def check_role(state: State, context: Context, role: Role.ValueType) -> None:
     """Refuse a principal without a role. Asked before anything else, so that nothing is revealed."""
-    if not any(principal == context.principal and granted == role for principal, granted, _ in state.roles):
+    if not any(granted == role for granted, _ in state.grants.get(context.principal, ())):
         message = f"{context.principal} has not been granted {Role.Name(role)}"
         raise refusal(Reason.REASON_NOT_PERMITTED, message, principal=context.principal, needed=Role.Name(role))
 
@@ -165,8 +177,8 @@ def evolve_given(state: State, event: ApprovalGiven, decided: Decided) -> None:
 
 
 def decide_decline(state: State, command: DeclineCommandRequest, context: Context) -> list[CommandDeclined]:
-    approval = find_approval(state, command.approval)
     check_length("cause", command.cause)
+    approval = find_approval(state, command.approval)
     listed = not approval.approvers or context.principal in approval.approvers
     if context.principal != approval.requester and not listed:
         message = f"{context.principal} is not among the approvers of approval {approval.approval}"
@@ -178,23 +190,47 @@ def evolve_declined(state: State, event: CommandDeclined, decided: Decided) -> N
     state.remove(state.approvals, event.approval)
 
 
+def check_not_too_late(waiting: Any, now_us: int) -> None:
+    """Refuse the last approval of a command that said it must not be booked any more by now."""
+    if waiting.HasField("not_after_time"):
+        not_after_us = time_us("not_after_time", waiting.not_after_time)
+        if now_us > not_after_us:
+            message = f"not to be booked after {utc_text(not_after_us)}, it is {utc_text(now_us)}"
+            raise refusal(Reason.REASON_REQUEST_TOO_LATE, message, not_after_time=utc_text(not_after_us), decision_time=utc_text(now_us))
+
+
+def _check_command_name(field: str, name: str) -> None:
+    """Refuse a name that no policy may have: a misspelt one would guard nothing, one for approvals themselves would end all approving."""
+    check_id(field, name)
+    try:
+        request = descriptor_pool.Default().FindMessageTypeByName(f"stockledger.v1.{name}Request")
+    except KeyError:
+        request = None
+    if request is None or "validate_only" not in request.fields_by_name or name in _WITHOUT_POLICY:
+        message = f"{field} {name!r} is not the name of a command that can wait for approvals"
+        raise refusal(Reason.REASON_FIELD_MALFORMED, message, field=field, value=name)
+
+
 def decide_policy(state: State, command: SetApprovalPolicyRequest, context: Context) -> list[ApprovalPolicySet]:
     if not command.HasField("policy"):
         raise refusal(Reason.REASON_FIELD_MISSING, "policy is not set", field="policy")
     policy = command.policy
-    check_id("policy.command", policy.command)
+    _check_command_name("policy.command", policy.command)
     if not 0 <= policy.approvals_needed <= APPROVALS_NEEDED_MAX:
         message = f"approvals_needed is {policy.approvals_needed}, it must be 0 to {APPROVALS_NEEDED_MAX}"
         raise refusal(Reason.REASON_FIELD_MALFORMED, message, field="policy.approvals_needed", value=policy.approvals_needed)
-    for approver in policy.approvers:
-        check_id("policy.approvers", approver)
-    if policy.approvers and len(set(policy.approvers)) < policy.approvals_needed:
-        message = f"{len(set(policy.approvers))} approvers cannot give {policy.approvals_needed} approvals"
-        raise refusal(Reason.REASON_FIELD_MALFORMED, message, field="policy.approvers")
-    wanted = ApprovalPolicy(policy.approvals_needed, tuple(policy.approvers))
+    approvers = sorted({check_text("policy.approvers", approver, PRINCIPAL_LENGTH_MAX) for approver in policy.approvers})
+    if approvers and len(approvers) < policy.approvals_needed:
+        message = f"{len(approvers)} approvers cannot give {policy.approvals_needed} approvals"
+        raise refusal(Reason.REASON_FIELD_MALFORMED, message, field="policy.approvers", value=len(approvers))
+    if len(approvers) > APPROVERS_MAX:
+        message = f"{len(approvers)} approvers, at most {APPROVERS_MAX} may be"
+        raise refusal(Reason.REASON_TOO_MANY_ITEMS, message, field="policy.approvers", count=len(approvers), limit=APPROVERS_MAX)
+    wanted = ApprovalPolicy(policy.approvals_needed, tuple(approvers))
     if state.approval_policies.get(policy.command, ApprovalPolicy(0, ())) == wanted:
         raise refusal(Reason.REASON_NOTHING_TO_CHANGE, f"the policy of {policy.command} is so already", command=policy.command)
-    return [ApprovalPolicySet(policy=policy)]
+    set_to = approvals_pb2.ApprovalPolicy(command=policy.command, approvals_needed=policy.approvals_needed, approvers=approvers)
+    return [ApprovalPolicySet(policy=set_to)]
 
 
 def evolve_policy(state: State, event: ApprovalPolicySet, decided: Decided) -> None:
@@ -203,7 +239,7 @@ def evolve_policy(state: State, event: ApprovalPolicySet, decided: Decided) -> N
 
 
 def decide_grant(state: State, command: GrantRoleRequest, context: Context) -> list[RoleGranted]:
-    check_id("principal", command.principal)
+    check_text("principal", command.principal, PRINCIPAL_LENGTH_MAX)
     check_enum("role", command.role, Role)
     check_length("scope", command.scope)
     if (command.principal, command.role, command.scope) in state.roles:
@@ -214,11 +250,14 @@ def decide_grant(state: State, command: GrantRoleRequest, context: Context) -> l
 
 def evolve_grant(state: State, event: RoleGranted, decided: Decided) -> None:
     state.put(state.roles, (event.principal, event.role, event.scope), state.size)
+    granted = {*state.grants.get(event.principal, ()), (int(event.role), event.scope)}
+    state.put(state.grants, event.principal, tuple(sorted(granted)))
 
 
 def decide_revoke(state: State, command: RevokeRoleRequest, context: Context) -> list[RoleRevoked]:
-    check_id("principal", command.principal)
+    check_text("principal", command.principal, PRINCIPAL_LENGTH_MAX)
     check_enum("role", command.role, Role)
+    check_length("scope", command.scope)
     if (command.principal, command.role, command.scope) not in state.roles:
         message = f"{command.principal} has not been granted {Role.Name(command.role)}"
         raise refusal(Reason.REASON_GRANT_NOT_FOUND, message, principal=command.principal, role=Role.Name(command.role))
@@ -227,6 +266,11 @@ def decide_revoke(state: State, command: RevokeRoleRequest, context: Context) ->
 
 def evolve_revoke(state: State, event: RoleRevoked, decided: Decided) -> None:
     state.remove(state.roles, (event.principal, event.role, event.scope))
+    left = tuple(grant for grant in state.grants[event.principal] if grant != (event.role, event.scope))
+    if left:
+        state.put(state.grants, event.principal, left)
+    else:
+        state.remove(state.grants, event.principal)
 
 
 # ApproveCommand itself is decided in rules/__init__.py, since it decides the command it approves.

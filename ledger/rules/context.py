@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ledger.state import State
     from stockledger.v1.events_pb2 import Entry
 
 
@@ -18,10 +18,21 @@ class Decided(Protocol):
     def decision_time_us(self) -> int: ...
     @property
     def principal(self) -> str: ...
+    @property
+    def part(self) -> int: ...
+    @property
+    def part_count(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+def entry_index(state: State, decided: Decided) -> int:
+    """Return the index of the entry that is being booked. Parts of one command are booked together once the last one is there.
+
+    Example: parts 0 and 1 of 2 at indexes 41 and 42 are both booked while `state.size` is 42.
+    """
+    return state.size - max(decided.part_count - 1 - decided.part, 0)
+
+
+class Context(NamedTuple):
     """Decision time in microseconds since 1970 UTC, the principal, and a way to read booked entries by index.
 
     `read_entry` is as good as a field of the state: the log below `State.size` never changes. It raises EntryNotFound's reason itself.

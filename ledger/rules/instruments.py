@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ledger import state as books
 from ledger.arithmetic import MULTIPLIER_SCALE
 from ledger.errors import refusal
-from ledger.rules.checks import check_enum, check_length, check_text, check_units, find_instrument
+from ledger.rules.checks import check_enum, check_length, check_not_due, check_text, check_units, find_instrument
 from stockledger.v1.common_pb2 import Operation
 from stockledger.v1.errors_pb2 import Reason
 from stockledger.v1.instruments_pb2 import (
@@ -199,6 +199,8 @@ def decide_amend(state: State, command: AmendInstrumentRequest, context: Context
     instrument = find_usable(state, command.instrument)
     if instrument.kind == CASH and command.isin:
         raise refusal(Reason.REASON_FIELD_MALFORMED, "cash has no isin", field="isin", value=command.isin)
+    if "authorised_units" in changes:
+        check_not_due(instrument, context.decision_time_us)
     supply = state.supply(instrument.number)
     if changes.get("authorised_units", supply) < supply:
         message = f"{command.authorised_units} authorised units would be below the supply of {supply} {instrument.symbol}"
@@ -265,6 +267,10 @@ def decide_retire(state: State, command: RetireInstrumentRequest, context: Conte
     if supply:
         message = f"{instrument.symbol} still has a supply of {supply}"
         raise refusal(Reason.REASON_INSTRUMENT_NOT_EMPTY, message, instrument=instrument.symbol, supply=supply)
+    for number in sorted(state.subscriptions):
+        if state.subscriptions[number].instrument == instrument.symbol:
+            message = f"units of {instrument.symbol} may still come of subscription {number}"
+            raise refusal(Reason.REASON_INSTRUMENT_NOT_EMPTY, message, instrument=instrument.symbol, subscription=number)
     return [InstrumentRetired(instrument=instrument.symbol, cause=command.cause)]
 
 

@@ -19,13 +19,19 @@ TRANSFERS_PER_ENTRY_MAX: Final = 1_200
 
 
 def evolve_packed(state: State, event: TransfersPacked, decided: Decided) -> None:
-    post = state.post
+    legs: dict[int, tuple[list[int], list[int], list[int]]] = {}
     for instrument, source, destination, units in zip(event.instruments, event.sources, event.destinations, event.units, strict=True):
-        post(instrument, source, destination, units)
-    request_ids, principal, moment = event.request_ids, decided.principal, decided.decision_time_us
-    location = state.size << 16
-    for position in range(len(request_ids) // 16):
-        state.remember_request(request_ids[16 * position : 16 * position + 16], principal, location | position, moment)
+        columns = legs.get(instrument)
+        if columns is None:
+            columns = legs[instrument] = ([], [], [])
+        columns[0].append(source)
+        columns[1].append(destination)
+        columns[2].append(units)
+    for instrument, (sources, destinations, moved) in legs.items():
+        state.post_columns(instrument, sources, destinations, moved)
+    ids = event.request_ids
+    each = [ids[start : start + 16] for start in range(0, len(ids), 16)]
+    state.remember_requests(each, decided.principal, state.size << 16, decided.decision_time_us)
 
 
 def transfer_of_packed(state: State, packed: TransfersPacked, position: int) -> UnitsTransferred:

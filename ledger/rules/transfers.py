@@ -60,9 +60,13 @@ def check_transfer(state: State, command: TransferUnitsRequest, now_us: int) -> 
         check_present(instrument=symbol, source=source_name, destination=destination_name)
     if not 0 < units <= UNITS_MAX:
         check_units("units", units)
-    check_two_accounts(source_name, destination_name)
-    instrument = find_instrument(state, symbol)
-    source, destination = find_two_accounts(state, source_name, destination_name)
+    if source_name == destination_name:
+        check_two_accounts(source_name, destination_name)
+    instrument = state.instruments.get(symbol) or find_instrument(state, symbol)
+    source, destination = state.accounts.get(source_name), state.accounts.get(destination_name)
+    profiles = state.profiles
+    if source is None or destination is None or not (profiles[source.number] and profiles[destination.number]):
+        source, destination = find_two_accounts(state, source_name, destination_name)  # only book accounts have a profile
     check_movement(state, instrument, source, destination, now_us)
     return instrument, source, destination, units
 

@@ -88,6 +88,7 @@ class Holder(_message.Message):
     INVESTOR_CLASS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     FREEZE_REFERENCE_FIELD_NUMBER: _builtins.int
+    BROKER_FIELD_NUMBER: _builtins.int
     holder: _builtins.str
     """Pseudonymous id, unique for ever. Example: "h-1001"."""
     country: _builtins.str
@@ -98,6 +99,8 @@ class Holder(_message.Message):
     """State. Example: HOLDER_STATE_ACTIVE."""
     freeze_reference: _builtins.str
     """Legal reference while frozen, empty otherwise. Example: "OFAC 2026-11"."""
+    broker: _builtins.str
+    """The broker who brought the holder and acts for it; empty: none. Example: "broker-a"."""
     def __init__(
         self,
         *,
@@ -106,10 +109,11 @@ class Holder(_message.Message):
         investor_class: Global___InvestorClass.ValueType = ...,
         state: Global___HolderState.ValueType = ...,
         freeze_reference: _builtins.str = ...,
+        broker: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["country", b"country", "freeze_reference", b"freeze_reference", "holder", b"holder", "investor_class", b"investor_class", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broker", b"broker", "country", b"country", "freeze_reference", b"freeze_reference", "holder", b"holder", "investor_class", b"investor_class", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -165,6 +169,7 @@ class RegisterHolderRequest(_message.Message):
     HOLDER_FIELD_NUMBER: _builtins.int
     COUNTRY_FIELD_NUMBER: _builtins.int
     INVESTOR_CLASS_FIELD_NUMBER: _builtins.int
+    BROKER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUIDv7 that makes a retry safe, scoped to the principal; empty: the ledger makes one. Example: "01932b7e-7c00-7000-8000-000000000001"."""
     validate_only: _builtins.bool
@@ -175,6 +180,8 @@ class RegisterHolderRequest(_message.Message):
     """ISO 3166-1 alpha-2. Example: "DE"."""
     investor_class: Global___InvestorClass.ValueType
     """Class. Example: INVESTOR_CLASS_RETAIL."""
+    broker: _builtins.str
+    """The broker who acts for the holder: 1 to 64 of letters, digits, '.', '_' and '-'; empty: none. Its accounts are that broker's too. Example: "broker-a"."""
     @_builtins.property
     def not_after_time(self) -> _timestamp_pb2.Timestamp:
         """Do not book later than this moment; absent: any time. Example: "2026-11-22T18:00:00Z"."""
@@ -188,10 +195,11 @@ class RegisterHolderRequest(_message.Message):
         holder: _builtins.str = ...,
         country: _builtins.str = ...,
         investor_class: Global___InvestorClass.ValueType = ...,
+        broker: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_after_time", b"not_after_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["country", b"country", "holder", b"holder", "investor_class", b"investor_class", "not_after_time", b"not_after_time", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broker", b"broker", "country", b"country", "holder", b"holder", "investor_class", b"investor_class", "not_after_time", b"not_after_time", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -229,7 +237,7 @@ Global___RegisterHolderResponse: _TypeAlias = RegisterHolderResponse  # noqa: Y0
 
 @_typing.final
 class AmendHolderRequest(_message.Message):
-    """Change a holder's registration; absent fields stay. Refusals: HOLDER_NOT_FOUND, NOTHING_TO_CHANGE."""
+    """Change a holder's registration; absent fields stay. Refusals in order: FIELD_*, HOLDER_NOT_FOUND, NOTHING_TO_CHANGE."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -240,6 +248,7 @@ class AmendHolderRequest(_message.Message):
     COUNTRY_FIELD_NUMBER: _builtins.int
     INVESTOR_CLASS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    BROKER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUIDv7 that makes a retry safe, scoped to the principal; empty: the ledger makes one. Example: "01932b7e-7c00-7000-8000-000000000001"."""
     validate_only: _builtins.bool
@@ -252,6 +261,8 @@ class AmendHolderRequest(_message.Message):
     """New class. Example: INVESTOR_CLASS_PROFESSIONAL."""
     state: Global___HolderState.ValueType
     """New state. Example: HOLDER_STATE_SUSPENDED."""
+    broker: _builtins.str
+    """New broker; empty: none any more. Example: "broker-b"."""
     @_builtins.property
     def not_after_time(self) -> _timestamp_pb2.Timestamp:
         """Do not book later than this moment; absent: any time. Example: "2026-11-22T18:00:00Z"."""
@@ -266,17 +277,22 @@ class AmendHolderRequest(_message.Message):
         country: _builtins.str | None = ...,
         investor_class: Global___InvestorClass.ValueType | None = ...,
         state: Global___HolderState.ValueType | None = ...,
+        broker: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_country", b"_country", "_investor_class", b"_investor_class", "_state", b"_state", "country", b"country", "investor_class", b"investor_class", "not_after_time", b"not_after_time", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_broker", b"_broker", "_country", b"_country", "_investor_class", b"_investor_class", "_state", b"_state", "broker", b"broker", "country", b"country", "investor_class", b"investor_class", "not_after_time", b"not_after_time", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_country", b"_country", "_investor_class", b"_investor_class", "_state", b"_state", "country", b"country", "holder", b"holder", "investor_class", b"investor_class", "not_after_time", b"not_after_time", "request_id", b"request_id", "state", b"state", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_broker", b"_broker", "_country", b"_country", "_investor_class", b"_investor_class", "_state", b"_state", "broker", b"broker", "country", b"country", "holder", b"holder", "investor_class", b"investor_class", "not_after_time", b"not_after_time", "request_id", b"request_id", "state", b"state", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__broker: _TypeAlias = _typing.Literal["broker"]  # noqa: Y015
+    _WhichOneofArgType__broker: _TypeAlias = _typing.Literal["_broker", b"_broker"]  # noqa: Y015
     _WhichOneofReturnType__country: _TypeAlias = _typing.Literal["country"]  # noqa: Y015
     _WhichOneofArgType__country: _TypeAlias = _typing.Literal["_country", b"_country"]  # noqa: Y015
     _WhichOneofReturnType__investor_class: _TypeAlias = _typing.Literal["investor_class"]  # noqa: Y015
     _WhichOneofArgType__investor_class: _TypeAlias = _typing.Literal["_investor_class", b"_investor_class"]  # noqa: Y015
     _WhichOneofReturnType__state: _TypeAlias = _typing.Literal["state"]  # noqa: Y015
     _WhichOneofArgType__state: _TypeAlias = _typing.Literal["_state", b"_state"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__broker) -> _WhichOneofReturnType__broker | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__country) -> _WhichOneofReturnType__country | None: ...
     @_typing.overload
@@ -318,7 +334,9 @@ Global___AmendHolderResponse: _TypeAlias = AmendHolderResponse  # noqa: Y015
 
 @_typing.final
 class FreezeHolderRequest(_message.Message):
-    """Freeze a whole holder: every account, hold, unit in transit and entitlement. Refusals: HOLDER_NOT_FOUND, NOTHING_TO_CHANGE."""
+    """Freeze a whole holder: every account, hold, unit in transit and entitlement. Another legal ground replaces an earlier one.
+    Refusals in order: FIELD_*, HOLDER_NOT_FOUND, NOTHING_TO_CHANGE (frozen on this ground already).
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -334,7 +352,7 @@ class FreezeHolderRequest(_message.Message):
     holder: _builtins.str
     """The holder. Example: "h-1001"."""
     legal_reference: _builtins.str
-    """The legal ground, required. Example: "OFAC 2026-11"."""
+    """The legal ground, required, at most 140 characters. Example: "OFAC 2026-11"."""
     @_builtins.property
     def not_after_time(self) -> _timestamp_pb2.Timestamp:
         """Do not book later than this moment; absent: any time. Example: "2026-11-22T18:00:00Z"."""
@@ -388,7 +406,7 @@ Global___FreezeHolderResponse: _TypeAlias = FreezeHolderResponse  # noqa: Y015
 
 @_typing.final
 class UnfreezeHolderRequest(_message.Message):
-    """Unfreeze a holder. Refusals: HOLDER_NOT_FOUND, NOTHING_TO_CHANGE."""
+    """Unfreeze a holder; accounts and units frozen on their own stay so. Refusals in order: FIELD_*, HOLDER_NOT_FOUND, NOTHING_TO_CHANGE (not frozen)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -404,7 +422,7 @@ class UnfreezeHolderRequest(_message.Message):
     holder: _builtins.str
     """The holder. Example: "h-1001"."""
     legal_reference: _builtins.str
-    """The legal ground, required. Example: "OFAC delisting 2026-12"."""
+    """The legal ground, required, at most 140 characters. Example: "OFAC delisting 2026-12"."""
     @_builtins.property
     def not_after_time(self) -> _timestamp_pb2.Timestamp:
         """Do not book later than this moment; absent: any time. Example: "2026-11-22T18:00:00Z"."""
@@ -458,7 +476,9 @@ Global___UnfreezeHolderResponse: _TypeAlias = UnfreezeHolderResponse  # noqa: Y0
 
 @_typing.final
 class OpenAccountRequest(_message.Message):
-    """Open an account at a place where the ledger decides. Refusals: FIELD_*, HOLDER_NOT_FOUND, ALREADY_EXISTS, ACCOUNT_RESERVED, HOLDER_NOT_ACTIVE, PLACE_UNFIT."""
+    """Open an account at a place where the ledger decides. Refusals in order: FIELD_*, HOLDER_NOT_FOUND, ACCOUNT_RESERVED, PLACE_UNFIT, ALREADY_EXISTS,
+    HOLDER_NOT_ACTIVE, HOLDER_FROZEN.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -528,7 +548,9 @@ Global___OpenAccountResponse: _TypeAlias = OpenAccountResponse  # noqa: Y015
 
 @_typing.final
 class CloseAccountRequest(_message.Message):
-    """Close an empty account for good. Refusals: ACCOUNT_NOT_FOUND, ACCOUNT_CLOSED, ACCOUNT_NOT_EMPTY."""
+    """Close an empty account for good. Refusals in order: FIELD_MISSING, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, ACCOUNT_CLOSED, ACCOUNT_NOT_EMPTY (units, frozen units,
+    an open subscription or redemption, an entitlement, or receivables that it funded).
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -594,7 +616,9 @@ Global___CloseAccountResponse: _TypeAlias = CloseAccountResponse  # noqa: Y015
 
 @_typing.final
 class FreezeAccountRequest(_message.Message):
-    """Freeze an account. Refusals: ACCOUNT_NOT_FOUND, ACCOUNT_CLOSED, NOTHING_TO_CHANGE."""
+    """Freeze an account. Another legal ground replaces an earlier one. Refusals in order: FIELD_*, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, ACCOUNT_CLOSED,
+    NOTHING_TO_CHANGE (frozen on this ground already).
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -610,7 +634,7 @@ class FreezeAccountRequest(_message.Message):
     account: _builtins.str
     """The account. Example: "book:alice"."""
     legal_reference: _builtins.str
-    """The legal ground, required. Example: "court order 12/2026"."""
+    """The legal ground, required, at most 140 characters. Example: "court order 12/2026"."""
     @_builtins.property
     def not_after_time(self) -> _timestamp_pb2.Timestamp:
         """Do not book later than this moment; absent: any time. Example: "2026-11-22T18:00:00Z"."""
@@ -664,7 +688,7 @@ Global___FreezeAccountResponse: _TypeAlias = FreezeAccountResponse  # noqa: Y015
 
 @_typing.final
 class UnfreezeAccountRequest(_message.Message):
-    """Unfreeze an account. Refusals: ACCOUNT_NOT_FOUND, NOTHING_TO_CHANGE."""
+    """Unfreeze an account. Refusals in order: FIELD_*, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, NOTHING_TO_CHANGE (not frozen)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -680,7 +704,7 @@ class UnfreezeAccountRequest(_message.Message):
     account: _builtins.str
     """The account. Example: "book:alice"."""
     legal_reference: _builtins.str
-    """The legal ground, required. Example: "court order 13/2026"."""
+    """The legal ground, required, at most 140 characters. Example: "court order 13/2026"."""
     @_builtins.property
     def not_after_time(self) -> _timestamp_pb2.Timestamp:
         """Do not book later than this moment; absent: any time. Example: "2026-11-22T18:00:00Z"."""
@@ -734,7 +758,9 @@ Global___UnfreezeAccountResponse: _TypeAlias = UnfreezeAccountResponse  # noqa: 
 
 @_typing.final
 class FreezeUnitsRequest(_message.Message):
-    """Freeze a number of units of one account; they may exceed the holding. Replaces an earlier number. Refusals: INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND, NOTHING_TO_CHANGE."""
+    """Freeze a number of units of one account; they may exceed the holding. Replaces an earlier number. Refusals in order: FIELD_*, UNITS_NOT_POSITIVE, UNITS_OUT_OF_RANGE,
+    INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, ACTION_DUE, ACCOUNT_CLOSED, NOTHING_TO_CHANGE.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -756,7 +782,7 @@ class FreezeUnitsRequest(_message.Message):
     units: _builtins.int
     """How many are frozen from now on, above zero. Example: 100000000."""
     legal_reference: _builtins.str
-    """The legal ground, required. Example: "garnishment 7/2026"."""
+    """The legal ground, required, at most 140 characters. Example: "garnishment 7/2026"."""
     @_builtins.property
     def not_after_time(self) -> _timestamp_pb2.Timestamp:
         """Do not book later than this moment; absent: any time. Example: "2026-11-22T18:00:00Z"."""
@@ -812,7 +838,7 @@ Global___FreezeUnitsResponse: _TypeAlias = FreezeUnitsResponse  # noqa: Y015
 
 @_typing.final
 class UnfreezeUnitsRequest(_message.Message):
-    """End the freeze of units. Refusals: INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND, FREEZE_NOT_FOUND."""
+    """End the freeze of units. Refusals in order: FIELD_*, INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, FREEZE_NOT_FOUND."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -831,7 +857,7 @@ class UnfreezeUnitsRequest(_message.Message):
     account: _builtins.str
     """The account. Example: "book:alice"."""
     legal_reference: _builtins.str
-    """The legal ground, required. Example: "garnishment lifted 8/2026"."""
+    """The legal ground, required, at most 140 characters. Example: "garnishment lifted 8/2026"."""
     @_builtins.property
     def not_after_time(self) -> _timestamp_pb2.Timestamp:
         """Do not book later than this moment; absent: any time. Example: "2026-11-22T18:00:00Z"."""
@@ -887,8 +913,9 @@ Global___UnfreezeUnitsResponse: _TypeAlias = UnfreezeUnitsResponse  # noqa: Y015
 @_typing.final
 class BindWalletRequest(_message.Message):
     """Bind a wallet to a holder by the wallet's own signature over the text
-    "stockledger: bind <account> to holder <holder> in ledger <ledger id>" (EIP-191 personal message on EVM, plain Ed25519 on Solana).
-    Refusals: FIELD_*, HOLDER_NOT_FOUND, WALLET_BOUND, HOLDER_NOT_ACTIVE, HOLDER_FROZEN, SIGNATURE_INVALID.
+    "stockledger: bind <account> to holder <holder> in ledger <ledger id>": on EVM an EIP-191 personal message, signed by the address's own key with low s;
+    on Solana the plain Ed25519 signature of the text's UTF-8 bytes. A contract's wallet (ERC-1271) has no key and cannot be bound this way.
+    Refusals in order: FIELD_MISSING, FIELD_MALFORMED, HOLDER_NOT_FOUND, WALLET_BOUND, HOLDER_NOT_ACTIVE, HOLDER_FROZEN, SIGNATURE_INVALID.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -904,11 +931,13 @@ class BindWalletRequest(_message.Message):
     validate_only: _builtins.bool
     """Check and answer as if booked, and book nothing. Example: true."""
     account: _builtins.str
-    """The wallet, CAIP-10. Example: "eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F"."""
+    """The wallet, CAIP-10: "eip155:<chain id>:<address with its EIP-55 checksum>" or "solana:<first 32 characters of the genesis hash>:<public key, base58>".
+    Example: "eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F".
+    """
     holder: _builtins.str
     """Whose wallet. Example: "h-1001"."""
     signature: _builtins.bytes
-    """65 bytes r, s, v on EVM; 64 bytes on Solana. Example: 0x1b...."""
+    """65 bytes r, s, v (27 or 28, or 0 or 1) on EVM; 64 bytes on Solana. Example: 0x1b...."""
     @_builtins.property
     def not_after_time(self) -> _timestamp_pb2.Timestamp:
         """Do not book later than this moment; absent: any time. Example: "2026-11-22T18:00:00Z"."""
@@ -963,8 +992,11 @@ Global___BindWalletResponse: _TypeAlias = BindWalletResponse  # noqa: Y015
 
 @_typing.final
 class RecoverWalletRequest(_message.Message):
-    """Recover what stands on a lost account of a holder to another account of the same holder: a forced transfer of every holding.
-    Needs ROLE_ENFORCER and approval by default. Refusals: NOT_PERMITTED, ACCOUNT_NOT_FOUND, SAME_ACCOUNT, STATE_UNFIT, ACCOUNT_FROZEN.
+    """Recover what stands on a lost account of a holder to another account of the same holder: a forced transfer of every holding, which halts, eligibility and a
+    freeze of the lost account do not stop. Holds on it must be released and frozen units be frozen at the other account before. The lost account ends frozen,
+    with the evidence as its legal reference. Both accounts are in the book. Needs ROLE_ENFORCER and approval by default.
+    Refusals in order: NOT_PERMITTED, FIELD_*, SAME_ACCOUNT, ACCOUNT_NOT_FOUND (lost_account, then account), ACCOUNT_RESERVED, PLACE_UNFIT, ACCOUNT_CLOSED (lost_account),
+    STATE_UNFIT (of two holders), ACTION_DUE, ACCOUNT_CLOSED, ACCOUNT_FROZEN, HOLDER_NOT_ACTIVE, HOLDER_FROZEN (account), STATE_UNFIT (units on hold, or frozen).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -984,7 +1016,7 @@ class RecoverWalletRequest(_message.Message):
     account: _builtins.str
     """The account that takes over. Example: "book:alice"."""
     evidence: _builtins.str
-    """Reference to the evidence, required. Example: "affidavit 2026-117"."""
+    """Reference to the evidence, required, at most 140 characters. Example: "affidavit 2026-117"."""
     @_builtins.property
     def not_after_time(self) -> _timestamp_pb2.Timestamp:
         """Do not book later than this moment; absent: any time. Example: "2026-11-22T18:00:00Z"."""
@@ -1046,22 +1078,26 @@ class HolderRegistered(_message.Message):
     HOLDER_FIELD_NUMBER: _builtins.int
     COUNTRY_FIELD_NUMBER: _builtins.int
     INVESTOR_CLASS_FIELD_NUMBER: _builtins.int
+    BROKER_FIELD_NUMBER: _builtins.int
     holder: _builtins.str
     """Pseudonymous id. Example: "h-1001"."""
     country: _builtins.str
     """ISO 3166-1 alpha-2. Example: "DE"."""
     investor_class: Global___InvestorClass.ValueType
     """Class. Example: INVESTOR_CLASS_RETAIL."""
+    broker: _builtins.str
+    """The broker who acts for the holder; empty: none. Example: "broker-a"."""
     def __init__(
         self,
         *,
         holder: _builtins.str = ...,
         country: _builtins.str = ...,
         investor_class: Global___InvestorClass.ValueType = ...,
+        broker: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["country", b"country", "holder", b"holder", "investor_class", b"investor_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broker", b"broker", "country", b"country", "holder", b"holder", "investor_class", b"investor_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1077,6 +1113,7 @@ class HolderAmended(_message.Message):
     COUNTRY_FIELD_NUMBER: _builtins.int
     INVESTOR_CLASS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    BROKER_FIELD_NUMBER: _builtins.int
     holder: _builtins.str
     """The holder. Example: "h-1001"."""
     country: _builtins.str
@@ -1085,6 +1122,8 @@ class HolderAmended(_message.Message):
     """New class. Example: INVESTOR_CLASS_PROFESSIONAL."""
     state: Global___HolderState.ValueType
     """New state. Example: HOLDER_STATE_SUSPENDED."""
+    broker: _builtins.str
+    """New broker; empty: none any more. Example: "broker-b"."""
     def __init__(
         self,
         *,
@@ -1092,17 +1131,22 @@ class HolderAmended(_message.Message):
         country: _builtins.str | None = ...,
         investor_class: Global___InvestorClass.ValueType | None = ...,
         state: Global___HolderState.ValueType | None = ...,
+        broker: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_country", b"_country", "_investor_class", b"_investor_class", "_state", b"_state", "country", b"country", "investor_class", b"investor_class", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_broker", b"_broker", "_country", b"_country", "_investor_class", b"_investor_class", "_state", b"_state", "broker", b"broker", "country", b"country", "investor_class", b"investor_class", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_country", b"_country", "_investor_class", b"_investor_class", "_state", b"_state", "country", b"country", "holder", b"holder", "investor_class", b"investor_class", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_broker", b"_broker", "_country", b"_country", "_investor_class", b"_investor_class", "_state", b"_state", "broker", b"broker", "country", b"country", "holder", b"holder", "investor_class", b"investor_class", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__broker: _TypeAlias = _typing.Literal["broker"]  # noqa: Y015
+    _WhichOneofArgType__broker: _TypeAlias = _typing.Literal["_broker", b"_broker"]  # noqa: Y015
     _WhichOneofReturnType__country: _TypeAlias = _typing.Literal["country"]  # noqa: Y015
     _WhichOneofArgType__country: _TypeAlias = _typing.Literal["_country", b"_country"]  # noqa: Y015
     _WhichOneofReturnType__investor_class: _TypeAlias = _typing.Literal["investor_class"]  # noqa: Y015
     _WhichOneofArgType__investor_class: _TypeAlias = _typing.Literal["_investor_class", b"_investor_class"]  # noqa: Y015
     _WhichOneofReturnType__state: _TypeAlias = _typing.Literal["state"]  # noqa: Y015
     _WhichOneofArgType__state: _TypeAlias = _typing.Literal["_state", b"_state"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__broker) -> _WhichOneofReturnType__broker | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__country) -> _WhichOneofReturnType__country | None: ...
     @_typing.overload
@@ -1372,7 +1416,7 @@ Global___WalletBound: _TypeAlias = WalletBound  # noqa: Y015
 
 @_typing.final
 class WalletRecovered(_message.Message):
-    """Every holding of a lost account went to another account of the same holder."""
+    """Every holding of a lost account went to another account of the same holder, or a part of them; parts apply together."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -88,7 +88,7 @@ class ApprovalPolicy(_message.Message):
     """How many others must approve, 0 to 16; 0: none. Example: 1."""
     @_builtins.property
     def approvers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Principals who may; empty: any but the requester. Example: ["carol", "dave"]."""
+        """Principals who may, at most 32; empty: any but the requester. Example: ["carol", "dave"]."""
 
     def __init__(
         self,
@@ -157,7 +157,9 @@ Global___Approval: _TypeAlias = Approval  # noqa: Y015
 
 @_typing.final
 class SetApprovalPolicyRequest(_message.Message):
-    """Set the policy for a kind of command. Needs approval itself by default. Refusals: FIELD_*, NOTHING_TO_CHANGE."""
+    """Set the policy for a kind of command. Needs approval itself by default. ApproveCommand and DeclineCommand can have none.
+    Refusals in order: FIELD_MISSING, FIELD_MALFORMED, TOO_MANY_ITEMS, NOTHING_TO_CHANGE.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -226,7 +228,8 @@ Global___SetApprovalPolicyResponse: _TypeAlias = SetApprovalPolicyResponse  # no
 @_typing.final
 class ApproveCommandRequest(_message.Message):
     """Approve a waiting command; the last approval needed books it, by the rules and the state of that moment.
-    Refusals: APPROVAL_NOT_FOUND, APPROVER_IS_REQUESTER, APPROVER_NOT_LISTED, APPROVED_ALREADY, and whatever the command itself meets.
+    Refusals in order: APPROVAL_NOT_FOUND, APPROVER_IS_REQUESTER, APPROVER_NOT_LISTED, APPROVED_ALREADY, REQUEST_TOO_LATE (by the command's own not_after_time), and whatever
+    the command itself meets.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -293,7 +296,7 @@ Global___ApproveCommandResponse: _TypeAlias = ApproveCommandResponse  # noqa: Y0
 
 @_typing.final
 class DeclineCommandRequest(_message.Message):
-    """Turn a waiting command down, or withdraw it as its requester. Refusals: APPROVAL_NOT_FOUND, APPROVER_NOT_LISTED."""
+    """Turn a waiting command down, or withdraw it as its requester. Refusals in order: FIELD_MALFORMED, APPROVAL_NOT_FOUND, APPROVER_NOT_LISTED."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -363,7 +366,7 @@ Global___DeclineCommandResponse: _TypeAlias = DeclineCommandResponse  # noqa: Y0
 
 @_typing.final
 class GrantRoleRequest(_message.Message):
-    """Grant a role. Needs approval by default. Refusals: FIELD_*, ALREADY_EXISTS."""
+    """Grant a role. Needs approval by default. Refusals in order: FIELD_MISSING, FIELD_MALFORMED, ALREADY_EXISTS."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -382,7 +385,9 @@ class GrantRoleRequest(_message.Message):
     role: Global___Role.ValueType
     """Which. Example: ROLE_ENFORCER."""
     scope: _builtins.str
-    """To what it is limited; empty: everything. Example: "broker-a"."""
+    """To what it is limited: a broker's id for ROLE_BROKER (empty: the broker whose id is the principal's name), a symbol for ROLE_ISSUER, a
+    custodian for ROLE_CUSTODIAN (empty: all of them). With any other role a scope leaves nothing over the network. Example: "broker-a".
+    """
     @_builtins.property
     def not_after_time(self) -> _timestamp_pb2.Timestamp:
         """Do not book later than this moment; absent: any time. Example: "2026-11-22T18:00:00Z"."""
@@ -437,7 +442,7 @@ Global___GrantRoleResponse: _TypeAlias = GrantRoleResponse  # noqa: Y015
 
 @_typing.final
 class RevokeRoleRequest(_message.Message):
-    """Revoke a role. Needs approval by default. Refusals: FIELD_*, GRANT_NOT_FOUND."""
+    """Revoke a role. Needs approval by default. Refusals in order: FIELD_MISSING, FIELD_MALFORMED, GRANT_NOT_FOUND."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

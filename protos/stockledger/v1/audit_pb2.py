@@ -22,37 +22,44 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from stockledger.v1 import events_pb2 as stockledger_dot_v1_dot_events__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1astockledger/v1/audit.proto\x12\x0estockledger.v1\"<\n\x12ListEntriesRequest\x12\x13\n\x0bstart_index\x18\x01 \x01(\x03\x12\x11\n\tpage_size\x18\x02 \x01(\x05\"Q\n\x13ListEntriesResponse\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12,\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x1b.stockledger.v1.StoredEntry\"9\n\x0bStoredEntry\x12\r\n\x05index\x18\x01 \x01(\x03\x12\r\n\x05topic\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x16\n\x14GetCheckpointRequest\"9\n\x15GetCheckpointResponse\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\"\"\n\x11GetReceiptRequest\x12\r\n\x05index\x18\x01 \x01(\x03\"A\n\x12GetReceiptResponse\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0f\n\x07receipt\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"<\n\x1aGetConsistencyProofRequest\x12\x10\n\x08old_size\x18\x01 \x01(\x03\x12\x0c\n\x04size\x18\x02 \x01(\x03\";\n\x1bGetConsistencyProofResponse\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\";\n\x12\x46indRequestRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\"S\n\x13\x46indRequestResponse\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\r\n\x05\x66ound\x18\x02 \x01(\x08\x12\r\n\x05index\x18\x03 \x01(\x03\x12\x10\n\x08position\x18\x04 \x01(\x05\x32\xe1\x03\n\x0c\x41uditService\x12V\n\x0bListEntries\x12\".stockledger.v1.ListEntriesRequest\x1a#.stockledger.v1.ListEntriesResponse\x12\\\n\rGetCheckpoint\x12$.stockledger.v1.GetCheckpointRequest\x1a%.stockledger.v1.GetCheckpointResponse\x12S\n\nGetReceipt\x12!.stockledger.v1.GetReceiptRequest\x1a\".stockledger.v1.GetReceiptResponse\x12n\n\x13GetConsistencyProof\x12*.stockledger.v1.GetConsistencyProofRequest\x1a+.stockledger.v1.GetConsistencyProofResponse\x12V\n\x0b\x46indRequest\x12\".stockledger.v1.FindRequestRequest\x1a#.stockledger.v1.FindRequestResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1astockledger/v1/audit.proto\x12\x0estockledger.v1\x1a\x1bstockledger/v1/events.proto\"<\n\x12ListEntriesRequest\x12\x13\n\x0bstart_index\x18\x01 \x01(\x03\x12\x11\n\tpage_size\x18\x02 \x01(\x05\"Q\n\x13ListEntriesResponse\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12,\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x1b.stockledger.v1.StoredEntry\"9\n\x0bStoredEntry\x12\r\n\x05index\x18\x01 \x01(\x03\x12\r\n\x05topic\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x16\n\x14GetCheckpointRequest\"9\n\x15GetCheckpointResponse\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\"\"\n\x11GetReceiptRequest\x12\r\n\x05index\x18\x01 \x01(\x03\"A\n\x12GetReceiptResponse\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0f\n\x07receipt\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"<\n\x1aGetConsistencyProofRequest\x12\x10\n\x08old_size\x18\x01 \x01(\x03\x12\x0c\n\x04size\x18\x02 \x01(\x03\";\n\x1bGetConsistencyProofResponse\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\";\n\x12\x46indRequestRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\"S\n\x13\x46indRequestResponse\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\r\n\x05\x66ound\x18\x02 \x01(\x08\x12\r\n\x05index\x18\x03 \x01(\x03\x12\x10\n\x08position\x18\x04 \x01(\x05\"H\n\x14StreamEntriesRequest\x12\x13\n\x0bstart_index\x18\x01 \x01(\x03\x12\x1b\n\x13stop_when_caught_up\x18\x02 \x01(\x08\"\x9e\x01\n\x15StreamEntriesResponse\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x12\n\nnext_index\x18\x02 \x01(\x03\x12,\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x1b.stockledger.v1.StoredEntry\x12\x35\n\x0fvisible_entries\x18\x04 \x03(\x0b\x32\x1c.stockledger.v1.VisibleEntry\"C\n\x0cVisibleEntry\x12\r\n\x05index\x18\x01 \x01(\x03\x12$\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x15.stockledger.v1.Entry2\xc1\x04\n\x0c\x41uditService\x12V\n\x0bListEntries\x12\".stockledger.v1.ListEntriesRequest\x1a#.stockledger.v1.ListEntriesResponse\x12\\\n\rGetCheckpoint\x12$.stockledger.v1.GetCheckpointRequest\x1a%.stockledger.v1.GetCheckpointResponse\x12S\n\nGetReceipt\x12!.stockledger.v1.GetReceiptRequest\x1a\".stockledger.v1.GetReceiptResponse\x12n\n\x13GetConsistencyProof\x12*.stockledger.v1.GetConsistencyProofRequest\x1a+.stockledger.v1.GetConsistencyProofResponse\x12^\n\rStreamEntries\x12$.stockledger.v1.StreamEntriesRequest\x1a%.stockledger.v1.StreamEntriesResponse0\x01\x12V\n\x0b\x46indRequest\x12\".stockledger.v1.FindRequestRequest\x1a#.stockledger.v1.FindRequestResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stockledger.v1.audit_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LISTENTRIESREQUEST']._serialized_start=46
-  _globals['_LISTENTRIESREQUEST']._serialized_end=106
-  _globals['_LISTENTRIESRESPONSE']._serialized_start=108
-  _globals['_LISTENTRIESRESPONSE']._serialized_end=189
-  _globals['_STOREDENTRY']._serialized_start=191
-  _globals['_STOREDENTRY']._serialized_end=248
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=250
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=272
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=274
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=331
-  _globals['_GETRECEIPTREQUEST']._serialized_start=333
-  _globals['_GETRECEIPTREQUEST']._serialized_end=367
-  _globals['_GETRECEIPTRESPONSE']._serialized_start=369
-  _globals['_GETRECEIPTRESPONSE']._serialized_end=434
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=436
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=496
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=498
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=557
-  _globals['_FINDREQUESTREQUEST']._serialized_start=559
-  _globals['_FINDREQUESTREQUEST']._serialized_end=618
-  _globals['_FINDREQUESTRESPONSE']._serialized_start=620
-  _globals['_FINDREQUESTRESPONSE']._serialized_end=703
-  _globals['_AUDITSERVICE']._serialized_start=706
-  _globals['_AUDITSERVICE']._serialized_end=1187
+  _globals['_LISTENTRIESREQUEST']._serialized_start=75
+  _globals['_LISTENTRIESREQUEST']._serialized_end=135
+  _globals['_LISTENTRIESRESPONSE']._serialized_start=137
+  _globals['_LISTENTRIESRESPONSE']._serialized_end=218
+  _globals['_STOREDENTRY']._serialized_start=220
+  _globals['_STOREDENTRY']._serialized_end=277
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=279
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=301
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=303
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=360
+  _globals['_GETRECEIPTREQUEST']._serialized_start=362
+  _globals['_GETRECEIPTREQUEST']._serialized_end=396
+  _globals['_GETRECEIPTRESPONSE']._serialized_start=398
+  _globals['_GETRECEIPTRESPONSE']._serialized_end=463
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=465
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=525
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=527
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=586
+  _globals['_FINDREQUESTREQUEST']._serialized_start=588
+  _globals['_FINDREQUESTREQUEST']._serialized_end=647
+  _globals['_FINDREQUESTRESPONSE']._serialized_start=649
+  _globals['_FINDREQUESTRESPONSE']._serialized_end=732
+  _globals['_STREAMENTRIESREQUEST']._serialized_start=734
+  _globals['_STREAMENTRIESREQUEST']._serialized_end=806
+  _globals['_STREAMENTRIESRESPONSE']._serialized_start=809
+  _globals['_STREAMENTRIESRESPONSE']._serialized_end=967
+  _globals['_VISIBLEENTRY']._serialized_start=969
+  _globals['_VISIBLEENTRY']._serialized_end=1036
+  _globals['_AUDITSERVICE']._serialized_start=1039
+  _globals['_AUDITSERVICE']._serialized_end=1616
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from stockledger.v1 import events_pb2 as _events_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -310,3 +311,100 @@ class FindRequestResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FindRequestResponse: _TypeAlias = FindRequestResponse  # noqa: Y015
+
+@_typing.final
+class StreamEntriesRequest(_message.Message):
+    """Follow the log from an index on: first what is there, then what comes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_INDEX_FIELD_NUMBER: _builtins.int
+    STOP_WHEN_CAUGHT_UP_FIELD_NUMBER: _builtins.int
+    start_index: _builtins.int
+    """First index; next_index of the last message received resumes a stream that broke. At most the size of the log. Example: 0."""
+    stop_when_caught_up: _builtins.bool
+    """End once everything there is has been sent, instead of waiting for what comes. Example: false."""
+    def __init__(
+        self,
+        *,
+        start_index: _builtins.int = ...,
+        stop_when_caught_up: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["start_index", b"start_index", "stop_when_caught_up", b"stop_when_caught_up"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamEntriesRequest: _TypeAlias = StreamEntriesRequest  # noqa: Y015
+
+@_typing.final
+class StreamEntriesResponse(_message.Message):
+    """A piece of the log, in order. Who may read everything gets entries as stored; a broker gets visible entries: those that concern its own
+    holders, accounts and requests, and what is announced to all, with what is not its own taken out. A message without entries tells only how far
+    the stream has come.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    NEXT_INDEX_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    VISIBLE_ENTRIES_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    """Size of the log that this answer reflects, in entries. Example: 1000."""
+    next_index: _builtins.int
+    """Everything before this index has been sent, or is not for the caller; start_index to resume from. Example: 512."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredEntry]:
+        """Entries as stored. Example: [{index: 511}]."""
+
+    @_builtins.property
+    def visible_entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___VisibleEntry]:
+        """Entries as far as the caller may see them. Example: [{index: 511}]."""
+
+    def __init__(
+        self,
+        *,
+        size: _builtins.int = ...,
+        next_index: _builtins.int = ...,
+        entries: _abc.Iterable[Global___StoredEntry] | None = ...,
+        visible_entries: _abc.Iterable[Global___VisibleEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "next_index", b"next_index", "size", b"size", "visible_entries", b"visible_entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamEntriesResponse: _TypeAlias = StreamEntriesResponse  # noqa: Y015
+
+@_typing.final
+class VisibleEntry(_message.Message):
+    """An entry as far as a broker may see it. It is no leaf of the tree: GetReceipt proves an entry that is a broker's own throughout."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ENTRY_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Zero-based. Example: 41."""
+    @_builtins.property
+    def entry(self) -> _events_pb2.Entry:
+        """The entry; names of others are empty, numbers of others 0, and lines of columns without an own account are left out.
+        Example: {units_transferred: {source: "book:broker-a/alice"}}.
+        """
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        entry: _events_pb2.Entry | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "index", b"index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VisibleEntry: _TypeAlias = VisibleEntry  # noqa: Y015

@@ -55,6 +55,11 @@ class AuditServiceStub:
                 request_serializer=stockledger_dot_v1_dot_audit__pb2.GetConsistencyProofRequest.SerializeToString,
                 response_deserializer=stockledger_dot_v1_dot_audit__pb2.GetConsistencyProofResponse.FromString,
                 _registered_method=True)
+        self.StreamEntries = channel.unary_stream(
+                '/stockledger.v1.AuditService/StreamEntries',
+                request_serializer=stockledger_dot_v1_dot_audit__pb2.StreamEntriesRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_audit__pb2.StreamEntriesResponse.FromString,
+                _registered_method=True)
         self.FindRequest = channel.unary_unary(
                 '/stockledger.v1.AuditService/FindRequest',
                 request_serializer=stockledger_dot_v1_dot_audit__pb2.FindRequestRequest.SerializeToString,
@@ -94,6 +99,14 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamEntries(self, request, context):
+        """Follow the log. Resumable: start_index is the next_index received last. Ends with UNAVAILABLE when the server stops, and when a connection reaches its age.
+        Refusals: NOT_PERMITTED (also later, when the role is revoked), INDEX_BEYOND_LOG. Example: from index 0, then live.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FindRequest(self, request, context):
         """Ask whether a request was booked. Example: after a lost answer.
         """
@@ -123,6 +136,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.GetConsistencyProof,
                     request_deserializer=stockledger_dot_v1_dot_audit__pb2.GetConsistencyProofRequest.FromString,
                     response_serializer=stockledger_dot_v1_dot_audit__pb2.GetConsistencyProofResponse.SerializeToString,
+            ),
+            'StreamEntries': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamEntries,
+                    request_deserializer=stockledger_dot_v1_dot_audit__pb2.StreamEntriesRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_audit__pb2.StreamEntriesResponse.SerializeToString,
             ),
             'FindRequest': grpc.unary_unary_rpc_method_handler(
                     servicer.FindRequest,
@@ -239,6 +257,33 @@ class AuditService:
             '/stockledger.v1.AuditService/GetConsistencyProof',
             stockledger_dot_v1_dot_audit__pb2.GetConsistencyProofRequest.SerializeToString,
             stockledger_dot_v1_dot_audit__pb2.GetConsistencyProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/stockledger.v1.AuditService/StreamEntries',
+            stockledger_dot_v1_dot_audit__pb2.StreamEntriesRequest.SerializeToString,
+            stockledger_dot_v1_dot_audit__pb2.StreamEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

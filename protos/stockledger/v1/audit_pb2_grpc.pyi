@@ -41,6 +41,10 @@ class AuditServiceStub:
     """Read an offline receipt. Example: of entry 41."""
     GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetConsistencyProofRequest, _audit_pb2.GetConsistencyProofResponse]
     """Prove that nothing was rewritten. Example: from 40 to 42."""
+    StreamEntries: _grpc.UnaryStreamMultiCallable[_audit_pb2.StreamEntriesRequest, _audit_pb2.StreamEntriesResponse]
+    """Follow the log. Resumable: start_index is the next_index received last. Ends with UNAVAILABLE when the server stops, and when a connection reaches its age.
+    Refusals: NOT_PERMITTED (also later, when the role is revoked), INDEX_BEYOND_LOG. Example: from index 0, then live.
+    """
     FindRequest: _grpc.UnaryUnaryMultiCallable[_audit_pb2.FindRequestRequest, _audit_pb2.FindRequestResponse]
     """Ask whether a request was booked. Example: after a lost answer."""
 
@@ -57,6 +61,10 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """Read an offline receipt. Example: of entry 41."""
     GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetConsistencyProofRequest, _audit_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
     """Prove that nothing was rewritten. Example: from 40 to 42."""
+    StreamEntries: _aio.UnaryStreamMultiCallable[_audit_pb2.StreamEntriesRequest, _audit_pb2.StreamEntriesResponse]  # type: ignore[assignment]
+    """Follow the log. Resumable: start_index is the next_index received last. Ends with UNAVAILABLE when the server stops, and when a connection reaches its age.
+    Refusals: NOT_PERMITTED (also later, when the role is revoked), INDEX_BEYOND_LOG. Example: from index 0, then live.
+    """
     FindRequest: _aio.UnaryUnaryMultiCallable[_audit_pb2.FindRequestRequest, _audit_pb2.FindRequestResponse]  # type: ignore[assignment]
     """Ask whether a request was booked. Example: after a lost answer."""
 
@@ -94,6 +102,16 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.GetConsistencyProofResponse, _abc.Awaitable[_audit_pb2.GetConsistencyProofResponse]]:
         """Prove that nothing was rewritten. Example: from 40 to 42."""
+
+    @_abc_1.abstractmethod
+    def StreamEntries(
+        self,
+        request: _audit_pb2.StreamEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_audit_pb2.StreamEntriesResponse], _abc.AsyncIterator[_audit_pb2.StreamEntriesResponse]]:
+        """Follow the log. Resumable: start_index is the next_index received last. Ends with UNAVAILABLE when the server stops, and when a connection reaches its age.
+        Refusals: NOT_PERMITTED (also later, when the role is revoked), INDEX_BEYOND_LOG. Example: from index 0, then live.
+        """
 
     @_abc_1.abstractmethod
     def FindRequest(

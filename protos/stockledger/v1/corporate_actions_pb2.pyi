@@ -12,6 +12,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from stockledger.v1 import common_pb2 as _common_pb2
 from stockledger.v1 import holds_pb2 as _holds_pb2
 from stockledger.v1 import instruments_pb2 as _instruments_pb2
+from stockledger.v1 import transfers_pb2 as _transfers_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -55,6 +56,34 @@ ACTION_STATE_CANCELLED: ActionState.ValueType  # 4
 """Cancelled before it was executed."""
 Global___ActionState: _TypeAlias = ActionState  # noqa: Y015
 
+class _ActionEffect:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ActionEffectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ActionEffect.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ACTION_EFFECT_UNSPECIFIED: _ActionEffect.ValueType  # 0
+    """Not an effect."""
+    ACTION_EFFECT_DISTRIBUTION: _ActionEffect.ValueType  # 1
+    """Something on top: paid to those whose entitlement was fixed."""
+    ACTION_EFFECT_REPLACEMENT: _ActionEffect.ValueType  # 2
+    """Something instead: every unit, held and frozen ones included, is replaced at a ratio."""
+    ACTION_EFFECT_MULTIPLIER: _ActionEffect.ValueType  # 3
+    """A unit stands for more or less of the underlying; no holding changes."""
+
+class ActionEffect(_ActionEffect, metaclass=_ActionEffectEnumTypeWrapper):
+    """What an action does to holders. Every corporate action is one of these three, per unit."""
+
+ACTION_EFFECT_UNSPECIFIED: ActionEffect.ValueType  # 0
+"""Not an effect."""
+ACTION_EFFECT_DISTRIBUTION: ActionEffect.ValueType  # 1
+"""Something on top: paid to those whose entitlement was fixed."""
+ACTION_EFFECT_REPLACEMENT: ActionEffect.ValueType  # 2
+"""Something instead: every unit, held and frozen ones included, is replaced at a ratio."""
+ACTION_EFFECT_MULTIPLIER: ActionEffect.ValueType  # 3
+"""A unit stands for more or less of the underlying; no holding changes."""
+Global___ActionEffect: _TypeAlias = ActionEffect  # noqa: Y015
+
 @_typing.final
 class CashDividend(_message.Message):
     """Cash per share (ISO 15022 DVCA)."""
@@ -72,11 +101,13 @@ class CashDividend(_message.Message):
     cash_per_share_e8: _builtins.int
     """Gross cash per underlying share at scale 1e8. Example: 25000000 is 0.25."""
     funding_account: _builtins.str
-    """Where the cash comes from (holdings method). Example: "book:issuer-cash"."""
+    """Where the cash comes from (holdings method, required there). Example: "book:issuer-cash"."""
     reference_price_e8: _builtins.int
-    """Price of a share without the dividend, scale 1e8 (multiplier method: the net cash is reinvested at it). Example: 22700000000."""
+    """Price of a share without the dividend in the cash instrument, scale 1e8 (multiplier method, required there: the net cash is reinvested at it).
+    Example: 22700000000.
+    """
     multiplier_withholding_bps: _builtins.int
-    """Tax withheld at source before reinvestment, in 1/100 of a percent (multiplier method). Example: 3000."""
+    """Tax withheld at source before reinvestment, in 1/100 of a percent, 0 to 10,000 (multiplier method). Example: 3000."""
     @_builtins.property
     def withholding(self) -> _containers.RepeatedCompositeFieldContainer[Global___WithholdingRate]:
         """Tax withheld by country of residence; a country not named: none. Example: [{country: "DE", rate_bps: 1500}]."""
@@ -152,6 +183,38 @@ class StockSplit(_message.Message):
 Global___StockSplit: _TypeAlias = StockSplit  # noqa: Y015
 
 @_typing.final
+class ActionTerms(_message.Message):
+    """What an action does. A new kind of action is one message above, one line here, and one file of rules named like the line."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CASH_DIVIDEND_FIELD_NUMBER: _builtins.int
+    STOCK_SPLIT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cash_dividend(self) -> Global___CashDividend:
+        """A cash dividend. Example: 0.25 USDC a share."""
+
+    @_builtins.property
+    def stock_split(self) -> Global___StockSplit:
+        """A split or reverse split. Example: 10 for 1."""
+
+    def __init__(
+        self,
+        *,
+        cash_dividend: Global___CashDividend | None = ...,
+        stock_split: Global___StockSplit | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cash_dividend", b"cash_dividend", "kind", b"kind", "stock_split", b"stock_split"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cash_dividend", b"cash_dividend", "kind", b"kind", "stock_split", b"stock_split"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["cash_dividend", "stock_split"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___ActionTerms: _TypeAlias = ActionTerms  # noqa: Y015
+
+@_typing.final
 class Action(_message.Message):
     """A corporate action as announced."""
 
@@ -166,8 +229,8 @@ class Action(_message.Message):
     EXECUTION_TIME_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
-    CASH_DIVIDEND_FIELD_NUMBER: _builtins.int
-    STOCK_SPLIT_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
     action: _builtins.str
     """Id, unique for ever. Example: "NVDA-2024-SPLF"."""
     instrument: _builtins.str
@@ -182,21 +245,19 @@ class Action(_message.Message):
     """How it reaches holders. Example: ACTION_METHOD_HOLDINGS."""
     state: Global___ActionState.ValueType
     """How far it is. Example: ACTION_STATE_ANNOUNCED."""
+    effect: Global___ActionEffect.ValueType
+    """What that comes to by this method. Example: ACTION_EFFECT_REPLACEMENT."""
     @_builtins.property
     def fixing_time(self) -> _timestamp_pb2.Timestamp:
-        """Moment at which entitlements fall due to be fixed. Example: "2024-06-06T20:00:00Z"."""
+        """Moment at which entitlements fall due to be fixed; absent: none are fixed. Example: "2024-06-06T20:00:00Z"."""
 
     @_builtins.property
     def execution_time(self) -> _timestamp_pb2.Timestamp:
         """Moment at which it falls due to be executed or paid. Example: "2024-06-10T04:00:00Z"."""
 
     @_builtins.property
-    def cash_dividend(self) -> Global___CashDividend:
-        """A cash dividend. Example: 0.25 USDC a share."""
-
-    @_builtins.property
-    def stock_split(self) -> Global___StockSplit:
-        """A split or reverse split. Example: 10 for 1."""
+    def terms(self) -> Global___ActionTerms:
+        """What it does. Example: {stock_split: {new_shares: 10, old_shares: 1}}."""
 
     def __init__(
         self,
@@ -210,22 +271,22 @@ class Action(_message.Message):
         execution_time: _timestamp_pb2.Timestamp | None = ...,
         method: _instruments_pb2.ActionMethod.ValueType = ...,
         state: Global___ActionState.ValueType = ...,
-        cash_dividend: Global___CashDividend | None = ...,
-        stock_split: Global___StockSplit | None = ...,
+        terms: Global___ActionTerms | None = ...,
+        effect: Global___ActionEffect.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cash_dividend", b"cash_dividend", "execution_time", b"execution_time", "fixing_time", b"fixing_time", "stock_split", b"stock_split", "terms", b"terms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["execution_time", b"execution_time", "fixing_time", b"fixing_time", "terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "cash_dividend", b"cash_dividend", "ex_date", b"ex_date", "execution_time", b"execution_time", "fixing_time", b"fixing_time", "instrument", b"instrument", "method", b"method", "payment_date", b"payment_date", "record_date", b"record_date", "state", b"state", "stock_split", b"stock_split", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "effect", b"effect", "ex_date", b"ex_date", "execution_time", b"execution_time", "fixing_time", b"fixing_time", "instrument", b"instrument", "method", b"method", "payment_date", b"payment_date", "record_date", b"record_date", "state", b"state", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_terms: _TypeAlias = _typing.Literal["cash_dividend", "stock_split"]  # noqa: Y015
-    _WhichOneofArgType_terms: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_terms) -> _WhichOneofReturnType_terms | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Action: _TypeAlias = Action  # noqa: Y015
 
 @_typing.final
 class AnnounceActionRequest(_message.Message):
-    """Announce a corporate action. Refusals: FIELD_*, DATES_OUT_OF_ORDER, INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND, ALREADY_EXISTS, INSTRUMENT_KIND_UNFIT, INSTRUMENT_RETIRED."""
+    """Announce a corporate action. Refusals: FIELD_*, UNITS_NOT_POSITIVE, UNITS_OUT_OF_RANGE, DATES_OUT_OF_ORDER, INSTRUMENT_NOT_FOUND; of a cash dividend FIELD_MISSING (what its method
+    needs), INSTRUMENT_NOT_FOUND (the cash), ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, PLACE_UNFIT, INSTRUMENT_KIND_UNFIT and INSTRUMENT_RETIRED (the cash); then ALREADY_EXISTS, INSTRUMENT_KIND_UNFIT, INSTRUMENT_RETIRED.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -240,8 +301,7 @@ class AnnounceActionRequest(_message.Message):
     FIXING_TIME_FIELD_NUMBER: _builtins.int
     EXECUTION_TIME_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
-    CASH_DIVIDEND_FIELD_NUMBER: _builtins.int
-    STOCK_SPLIT_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUIDv7 that makes a retry safe, scoped to the principal; empty: the ledger makes one. Example: "01932b7e-7c00-7000-8000-000000000001"."""
     validate_only: _builtins.bool
@@ -264,19 +324,17 @@ class AnnounceActionRequest(_message.Message):
 
     @_builtins.property
     def fixing_time(self) -> _timestamp_pb2.Timestamp:
-        """Moment at which entitlements fall due to be fixed, ahead of now. Example: "2024-06-06T20:00:00Z"."""
+        """Moment at which entitlements fall due to be fixed, ahead of now. A distribution needs it; a replacement or a multiplier may leave it out: what these
+        change is what there is when they are executed, and fixing only puts on record who held at the record date. Example: "2024-06-06T20:00:00Z".
+        """
 
     @_builtins.property
     def execution_time(self) -> _timestamp_pb2.Timestamp:
-        """Moment at which it falls due to be executed, not before fixing_time. Example: "2024-06-10T04:00:00Z"."""
+        """Moment at which it falls due to be executed, ahead of now and not before fixing_time. Example: "2024-06-10T04:00:00Z"."""
 
     @_builtins.property
-    def cash_dividend(self) -> Global___CashDividend:
-        """A cash dividend. Example: 0.25 USDC a share."""
-
-    @_builtins.property
-    def stock_split(self) -> Global___StockSplit:
-        """A split or reverse split. Example: 10 for 1."""
+    def terms(self) -> Global___ActionTerms:
+        """What it does. Example: {stock_split: {new_shares: 10, old_shares: 1}}."""
 
     def __init__(
         self,
@@ -292,21 +350,15 @@ class AnnounceActionRequest(_message.Message):
         fixing_time: _timestamp_pb2.Timestamp | None = ...,
         execution_time: _timestamp_pb2.Timestamp | None = ...,
         method: _instruments_pb2.ActionMethod.ValueType | None = ...,
-        cash_dividend: Global___CashDividend | None = ...,
-        stock_split: Global___StockSplit | None = ...,
+        terms: Global___ActionTerms | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_method", b"_method", "cash_dividend", b"cash_dividend", "execution_time", b"execution_time", "fixing_time", b"fixing_time", "method", b"method", "not_after_time", b"not_after_time", "stock_split", b"stock_split", "terms", b"terms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_method", b"_method", "execution_time", b"execution_time", "fixing_time", b"fixing_time", "method", b"method", "not_after_time", b"not_after_time", "terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_method", b"_method", "action", b"action", "cash_dividend", b"cash_dividend", "ex_date", b"ex_date", "execution_time", b"execution_time", "fixing_time", b"fixing_time", "instrument", b"instrument", "method", b"method", "not_after_time", b"not_after_time", "payment_date", b"payment_date", "record_date", b"record_date", "request_id", b"request_id", "stock_split", b"stock_split", "terms", b"terms", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_method", b"_method", "action", b"action", "ex_date", b"ex_date", "execution_time", b"execution_time", "fixing_time", b"fixing_time", "instrument", b"instrument", "method", b"method", "not_after_time", b"not_after_time", "payment_date", b"payment_date", "record_date", b"record_date", "request_id", b"request_id", "terms", b"terms", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__method: _TypeAlias = _typing.Literal["method"]  # noqa: Y015
     _WhichOneofArgType__method: _TypeAlias = _typing.Literal["_method", b"_method"]  # noqa: Y015
-    _WhichOneofReturnType_terms: _TypeAlias = _typing.Literal["cash_dividend", "stock_split"]  # noqa: Y015
-    _WhichOneofArgType_terms: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
-    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__method) -> _WhichOneofReturnType__method | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_terms) -> _WhichOneofReturnType_terms | None: ...
 
 Global___AnnounceActionRequest: _TypeAlias = AnnounceActionRequest  # noqa: Y015
 
@@ -342,7 +394,9 @@ Global___AnnounceActionResponse: _TypeAlias = AnnounceActionResponse  # noqa: Y0
 
 @_typing.final
 class FixEntitlementsRequest(_message.Message):
-    """Fix the entitlements of an action that is due for it: from now on it is owed to today's holders. Refusals: ACTION_NOT_FOUND, STATE_UNFIT, DATES_OUT_OF_ORDER (not due), ACTION_DUE (an earlier one)."""
+    """Fix the entitlements of an action that is due for it: from now on it is owed to today's holders.
+    Refusals: FIELD_MISSING, ACTION_NOT_FOUND, STATE_UNFIT, DATES_OUT_OF_ORDER (not due), ACTION_DUE (an earlier one).
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -411,7 +465,8 @@ Global___FixEntitlementsResponse: _TypeAlias = FixEntitlementsResponse  # noqa: 
 @_typing.final
 class ExecuteActionRequest(_message.Message):
     """Execute or pay an action that is due for it. Needs approval by default.
-    Refusals: ACTION_NOT_FOUND, STATE_UNFIT, DATES_OUT_OF_ORDER (not due), ACTION_DUE (an earlier one), ACCOUNT_*, UNITS_INSUFFICIENT (funding account), AUTHORISED_EXCEEDED, UNITS_OUT_OF_RANGE.
+    Refusals: FIELD_MISSING, ACTION_NOT_FOUND, STATE_UNFIT, DATES_OUT_OF_ORDER (not due), ACTION_DUE (an earlier one), UNITS_OUT_OF_RANGE; for a distribution INSTRUMENT_RETIRED and
+    INSTRUMENT_HALTED (the cash), ACCOUNT_CLOSED, ACCOUNT_FROZEN, HOLDER_*, UNITS_INSUFFICIENT (the funding account); for a replacement PLACE_UNFIT (units outside the book).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -478,7 +533,7 @@ Global___ExecuteActionResponse: _TypeAlias = ExecuteActionResponse  # noqa: Y015
 
 @_typing.final
 class CancelActionRequest(_message.Message):
-    """Cancel an action that was not executed. Refusals: ACTION_NOT_FOUND, STATE_UNFIT."""
+    """Cancel an action that was not executed. Refusals: FIELD_*, ACTION_NOT_FOUND, STATE_UNFIT."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -548,7 +603,9 @@ Global___CancelActionResponse: _TypeAlias = CancelActionResponse  # noqa: Y015
 
 @_typing.final
 class ReleaseEntitlementRequest(_message.Message):
-    """Pay what an action blocked (a frozen holder) or left unclaimed, once that is possible. Refusals: FIELD_*, ACTION_NOT_FOUND, ENTRY_NOT_FOUND (nothing is owed), ACCOUNT_*, HOLDER_*."""
+    """Pay what an action blocked (a frozen holder) or left unclaimed, once that is possible. Refusals: FIELD_*, ACTION_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED,
+    ENTRY_NOT_FOUND (nothing is owed), STATE_UNFIT (destination of another holder), INSTRUMENT_RETIRED, INSTRUMENT_HALTED (the cash), ACCOUNT_FROZEN, HOLDER_*, PLACE_UNFIT, ACCOUNT_CLOSED.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -557,6 +614,7 @@ class ReleaseEntitlementRequest(_message.Message):
     NOT_AFTER_TIME_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
     ACCOUNT_FIELD_NUMBER: _builtins.int
+    DESTINATION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUIDv7 that makes a retry safe, scoped to the principal; empty: the ledger makes one. Example: "01932b7e-7c00-7000-8000-000000000001"."""
     validate_only: _builtins.bool
@@ -565,6 +623,8 @@ class ReleaseEntitlementRequest(_message.Message):
     """The action. Example: "AAPL-2024-11-DVCA"."""
     account: _builtins.str
     """The entitled account. Example: "book:alice"."""
+    destination: _builtins.str
+    """Where it is paid, if not to the entitled account (it was closed): another account of the same holder. Example: "book:alice-new"."""
     @_builtins.property
     def not_after_time(self) -> _timestamp_pb2.Timestamp:
         """Do not book later than this moment; absent: any time. Example: "2026-11-22T18:00:00Z"."""
@@ -577,10 +637,11 @@ class ReleaseEntitlementRequest(_message.Message):
         not_after_time: _timestamp_pb2.Timestamp | None = ...,
         action: _builtins.str = ...,
         account: _builtins.str = ...,
+        destination: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_after_time", b"not_after_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "action", b"action", "not_after_time", b"not_after_time", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "action", b"action", "destination", b"destination", "not_after_time", b"not_after_time", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -715,15 +776,18 @@ class EntitlementsFixed(_message.Message):
     ACTION_FIELD_NUMBER: _builtins.int
     ACCOUNTS_FIELD_NUMBER: _builtins.int
     UNITS_FIELD_NUMBER: _builtins.int
+    MULTIPLIER_FIELD_NUMBER: _builtins.int
     action: _builtins.str
     """The action. Example: "AAPL-2024-11-DVCA"."""
+    multiplier: _builtins.str
+    """What a unit stood for at that moment, scale 1e18; the same in every part. Example: "1000000000000000000"."""
     @_builtins.property
     def accounts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Account numbers entitled. Example: [16, 17]."""
 
     @_builtins.property
     def units(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Units each is entitled for, held units included. Example: [100, 200]."""
+        """Units each is entitled for, held and frozen units included. Example: [100, 200]."""
 
     def __init__(
         self,
@@ -731,10 +795,11 @@ class EntitlementsFixed(_message.Message):
         action: _builtins.str = ...,
         accounts: _abc.Iterable[_builtins.int] | None = ...,
         units: _abc.Iterable[_builtins.int] | None = ...,
+        multiplier: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "action", b"action", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "action", b"action", "multiplier", b"multiplier", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -777,11 +842,11 @@ class DistributionPaid(_message.Message):
 
     @_builtins.property
     def blocked_units(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Set aside for a frozen holder or account. Example: [0, 0]."""
+        """Set aside for a frozen holder or account, or a holder who may not hold the cash. Example: [0, 0]."""
 
     @_builtins.property
     def unclaimed_units(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Set aside since the account cannot be paid (closed, unregistered). Example: [0, 0]."""
+        """Set aside since the account cannot be paid (closed, unregistered, not in the book). Example: [0, 0]."""
 
     def __init__(
         self,
@@ -823,6 +888,9 @@ class UnitsReplaced(_message.Message):
     NEW_SHARES_FIELD_NUMBER: _builtins.int
     OLD_SHARES_FIELD_NUMBER: _builtins.int
     SUPPLY_UNITS_FIELD_NUMBER: _builtins.int
+    AUTHORISED_UNITS_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    RECEIVABLES_FIELD_NUMBER: _builtins.int
     action: _builtins.str
     """The action. Example: "NVDA-2024-SPLF"."""
     instrument: _builtins.str
@@ -835,6 +903,10 @@ class UnitsReplaced(_message.Message):
     """The ratio: for old ones. Example: 1."""
     supply_units: _builtins.int
     """Supply from now on, in the last part. Example: 3000."""
+    authorised_units: _builtins.int
+    """Authorised units from now on, rounded up, in the last part. Example: 1000000."""
+    last: _builtins.bool
+    """True in the last part; from then on reserve evidence must be renewed. Example: true."""
     @_builtins.property
     def accounts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Account numbers. Example: [16, 17]."""
@@ -853,7 +925,7 @@ class UnitsReplaced(_message.Message):
 
     @_builtins.property
     def held_units(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Units of each from now on. Example: [500]."""
+        """Units of each from now on; at 0 the hold is closed. Example: [500]."""
 
     @_builtins.property
     def frozen_accounts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -861,7 +933,11 @@ class UnitsReplaced(_message.Message):
 
     @_builtins.property
     def frozen_units(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Frozen units of each from now on. Example: [100]."""
+        """Frozen units of each from now on, rounded up: a stop is never loosened. Example: [100]."""
+
+    @_builtins.property
+    def receivables(self) -> _containers.RepeatedCompositeFieldContainer[_transfers_pb2.Receivable]:
+        """What holders owe after reversals, from now on, rounded down; at 0 it is forgiven. Example: [{holder: "h-1001", units: 500000000}]."""
 
     def __init__(
         self,
@@ -879,10 +955,13 @@ class UnitsReplaced(_message.Message):
         new_shares: _builtins.int = ...,
         old_shares: _builtins.int = ...,
         supply_units: _builtins.int = ...,
+        authorised_units: _builtins.int = ...,
+        last: _builtins.bool = ...,
+        receivables: _abc.Iterable[_transfers_pb2.Receivable] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "action", b"action", "frozen_accounts", b"frozen_accounts", "frozen_units", b"frozen_units", "held_units", b"held_units", "holds", b"holds", "instrument", b"instrument", "new_shares", b"new_shares", "new_units", b"new_units", "old_shares", b"old_shares", "old_units", b"old_units", "remainder_units", b"remainder_units", "supply_units", b"supply_units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "action", b"action", "authorised_units", b"authorised_units", "frozen_accounts", b"frozen_accounts", "frozen_units", b"frozen_units", "held_units", b"held_units", "holds", b"holds", "instrument", b"instrument", "last", b"last", "new_shares", b"new_shares", "new_units", b"new_units", "old_shares", b"old_shares", "old_units", b"old_units", "receivables", b"receivables", "remainder_units", b"remainder_units", "supply_units", b"supply_units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -890,7 +969,7 @@ Global___UnitsReplaced: _TypeAlias = UnitsReplaced  # noqa: Y015
 
 @_typing.final
 class ActionCompleted(_message.Message):
-    """An action was completed. Amounts in units: declared = paid + withheld + fees + blocked + unclaimed + remainder."""
+    """An action was completed. Amounts in units: declared = paid + withheld + fees + blocked + unclaimed + remainder; all zero where only the multiplier changed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -920,7 +999,7 @@ class ActionCompleted(_message.Message):
     remainder_units: _builtins.int
     """Remainder. Example: 1."""
     account_count: _builtins.int
-    """Accounts reached. Example: 412."""
+    """Accounts whose holdings changed, or that were entitled. Example: 412."""
     def __init__(
         self,
         *,
@@ -979,6 +1058,7 @@ class EntitlementReleased(_message.Message):
     INSTRUMENT_FIELD_NUMBER: _builtins.int
     UNITS_FIELD_NUMBER: _builtins.int
     BLOCKED_FIELD_NUMBER: _builtins.int
+    DESTINATION_FIELD_NUMBER: _builtins.int
     action: _builtins.str
     """The action. Example: "AAPL-2024-11-DVCA"."""
     account: _builtins.str
@@ -989,6 +1069,8 @@ class EntitlementReleased(_message.Message):
     """How much. Example: 2125."""
     blocked: _builtins.bool
     """True if it had been blocked, false if unclaimed. Example: true."""
+    destination: _builtins.str
+    """Where it was paid. Example: "book:alice"."""
     def __init__(
         self,
         *,
@@ -997,10 +1079,11 @@ class EntitlementReleased(_message.Message):
         instrument: _builtins.str = ...,
         units: _builtins.int = ...,
         blocked: _builtins.bool = ...,
+        destination: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "action", b"action", "blocked", b"blocked", "instrument", b"instrument", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "action", b"action", "blocked", b"blocked", "destination", b"destination", "instrument", b"instrument", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -70,7 +70,8 @@ Global___EligibilityRule: _TypeAlias = EligibilityRule  # noqa: Y015
 @_typing.final
 class SetEligibilityRequest(_message.Message):
     """Add a dated rule to an instrument; the rule in force is the one with the latest effective_date not after the day of the decision,
-    and of two for one date the one set last. Refusals: FIELD_*, INSTRUMENT_NOT_FOUND, INSTRUMENT_RETIRED.
+    and of two for one date the one set last. It bars decided movements to who may not hold; nobody loses what he holds.
+    Refusals in order: FIELD_MISSING, FIELD_MALFORMED, INSTRUMENT_NOT_FOUND, INSTRUMENT_RETIRED.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -42,6 +42,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """Source and destination are the same account. Example: {account: "book:alice"}."""
     REASON_TOO_MANY_ITEMS: _Reason.ValueType  # 16
     """More items than one request may carry. Example: {field: "legs", count: "200000", limit: "100000"}."""
+    REASON_MESSAGE_TOO_LARGE: _Reason.ValueType  # 17
+    """A message has more bytes than the server takes. Example: {message: "TransferBatchRequest", bytes: "9000000", limit: "8388608"}."""
     REASON_REQUEST_ID_REUSED: _Reason.ValueType  # 20
     """The request id was booked before with other content. Example: {request_id: "0190...", index: "4711"}."""
     REASON_REQUEST_ID_EXPIRED: _Reason.ValueType  # 21
@@ -168,6 +170,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """Stored bytes are not what was stored. Example: {index: "17"}."""
     REASON_CHECKPOINT_INCONSISTENT: _Reason.ValueType  # 121
     """A checkpoint does not agree with the log. Example: {size: "400"}."""
+    REASON_INTERNAL: _Reason.ValueType  # 130
+    """A fault of the server itself, never of the request; whether anything was booked, a retry with the same request id tells.
+    Example: {correlation_id: "5f0c2a9e41d84a7b"}.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a request was refused, or why an answer cannot be given.
@@ -197,6 +203,8 @@ REASON_SAME_ACCOUNT: Reason.ValueType  # 15
 """Source and destination are the same account. Example: {account: "book:alice"}."""
 REASON_TOO_MANY_ITEMS: Reason.ValueType  # 16
 """More items than one request may carry. Example: {field: "legs", count: "200000", limit: "100000"}."""
+REASON_MESSAGE_TOO_LARGE: Reason.ValueType  # 17
+"""A message has more bytes than the server takes. Example: {message: "TransferBatchRequest", bytes: "9000000", limit: "8388608"}."""
 REASON_REQUEST_ID_REUSED: Reason.ValueType  # 20
 """The request id was booked before with other content. Example: {request_id: "0190...", index: "4711"}."""
 REASON_REQUEST_ID_EXPIRED: Reason.ValueType  # 21
@@ -323,4 +331,8 @@ REASON_LOG_CORRUPT: Reason.ValueType  # 120
 """Stored bytes are not what was stored. Example: {index: "17"}."""
 REASON_CHECKPOINT_INCONSISTENT: Reason.ValueType  # 121
 """A checkpoint does not agree with the log. Example: {size: "400"}."""
+REASON_INTERNAL: Reason.ValueType  # 130
+"""A fault of the server itself, never of the request; whether anything was booked, a retry with the same request id tells.
+Example: {correlation_id: "5f0c2a9e41d84a7b"}.
+"""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -231,7 +231,7 @@ Global___Instrument: _TypeAlias = Instrument  # noqa: Y015
 
 @_typing.final
 class RegisterInstrumentRequest(_message.Message):
-    """Register an instrument. Refusals in order: FIELD_*, ALREADY_EXISTS."""
+    """Register an instrument. Refusals in order: FIELD_*, UNITS_NOT_POSITIVE, UNITS_OUT_OF_RANGE, ALREADY_EXISTS."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -341,7 +341,9 @@ Global___RegisterInstrumentResponse: _TypeAlias = RegisterInstrumentResponse  # 
 
 @_typing.final
 class AmendInstrumentRequest(_message.Message):
-    """Change what may change of an instrument; absent fields stay. Refusals: INSTRUMENT_NOT_FOUND, INSTRUMENT_RETIRED, AUTHORISED_EXCEEDED, NOTHING_TO_CHANGE."""
+    """Change what may change of an instrument; absent fields stay. Refusals in order: FIELD_*, UNITS_NOT_POSITIVE, UNITS_OUT_OF_RANGE, INSTRUMENT_NOT_FOUND, INSTRUMENT_RETIRED,
+    FIELD_MALFORMED (an ISIN for cash), ACTION_DUE (authorised_units only), AUTHORISED_EXCEEDED, NOTHING_TO_CHANGE.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -454,7 +456,7 @@ Global___AmendInstrumentResponse: _TypeAlias = AmendInstrumentResponse  # noqa: 
 
 @_typing.final
 class HaltInstrumentRequest(_message.Message):
-    """Halt operations of an instrument. Refusals: INSTRUMENT_NOT_FOUND, INSTRUMENT_RETIRED, NOTHING_TO_CHANGE."""
+    """Halt operations of an instrument. Refusals in order: FIELD_*, INSTRUMENT_NOT_FOUND, INSTRUMENT_RETIRED, NOTHING_TO_CHANGE."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -530,7 +532,7 @@ Global___HaltInstrumentResponse: _TypeAlias = HaltInstrumentResponse  # noqa: Y0
 
 @_typing.final
 class ResumeInstrumentRequest(_message.Message):
-    """Resume halted operations. Refusals: INSTRUMENT_NOT_FOUND, INSTRUMENT_RETIRED, NOTHING_TO_CHANGE."""
+    """Resume halted operations. Refusals in order: FIELD_*, INSTRUMENT_NOT_FOUND, INSTRUMENT_RETIRED, NOTHING_TO_CHANGE."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -606,7 +608,7 @@ Global___ResumeInstrumentResponse: _TypeAlias = ResumeInstrumentResponse  # noqa
 
 @_typing.final
 class RetireInstrumentRequest(_message.Message):
-    """Retire an instrument for ever. Refusals: INSTRUMENT_NOT_FOUND, INSTRUMENT_RETIRED, INSTRUMENT_NOT_EMPTY."""
+    """Retire an instrument for ever. Refusals in order: FIELD_*, INSTRUMENT_NOT_FOUND, INSTRUMENT_RETIRED, INSTRUMENT_NOT_EMPTY (supply, or an open subscription)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -676,8 +678,9 @@ Global___RetireInstrumentResponse: _TypeAlias = RetireInstrumentResponse  # noqa
 
 @_typing.final
 class SetMultiplierRequest(_message.Message):
-    """Set what a unit stands for, outside a corporate action (a fee period, a correction). Needs approval by default.
-    Refusals: INSTRUMENT_NOT_FOUND, INSTRUMENT_RETIRED, ACTION_DUE, EXPECTATION_FAILED, RESERVE_INSUFFICIENT.
+    """Set what a unit stands for, outside a corporate action (a fee period, a correction). Needs approval by default. A raise must be covered by reserves;
+    a lowering never is refused for them. Refusals: FIELD_*, INSTRUMENT_NOT_FOUND, INSTRUMENT_KIND_UNFIT (cash), ACTION_DUE, INSTRUMENT_RETIRED,
+    EXPECTATION_FAILED, NOTHING_TO_CHANGE, RESERVE_INSUFFICIENT.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

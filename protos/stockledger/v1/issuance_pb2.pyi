@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Fill(_message.Message):
-    """One execution in the underlying market for a subscription."""
+    """One execution in the underlying market, for a subscription or a redemption."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -35,12 +35,13 @@ class Fill(_message.Message):
     SETTLEMENT_DATE_FIELD_NUMBER: _builtins.int
     SETTLED_FIELD_NUMBER: _builtins.int
     UNITS_FIELD_NUMBER: _builtins.int
+    ISSUED_AT_FILL_FIELD_NUMBER: _builtins.int
     fill: _builtins.int
     """Its number within the subscription or redemption, from 1. Example: 1."""
     shares_e8: _builtins.int
-    """Shares at scale 1e8. Example: 1000000000."""
+    """Shares at scale 1e8, of today's basis until it is settled: a split scales them. Example: 1000000000."""
     price_e8: _builtins.int
-    """Price of one share in the cash instrument, scale 1e8. Example: 18987000000."""
+    """Price of one share in the cash instrument as traded, scale 1e8; a split does not change it. Example: 18987000000."""
     cash_units: _builtins.int
     """Consideration in smallest units of cash, without fees. Example: 1898700000."""
     fee_units: _builtins.int
@@ -52,7 +53,9 @@ class Fill(_message.Message):
     settled: _builtins.bool
     """True once settled. Example: false."""
     units: _builtins.int
-    """Units created or destroyed for it, or to be at settlement. Example: 1000000000."""
+    """Units created or destroyed for it; until then what they would be by today's terms. Example: 1000000000."""
+    issued_at_fill: _builtins.bool
+    """True for a subscription's fill whose units were created with the fill. Example: false."""
     def __init__(
         self,
         *,
@@ -65,10 +68,11 @@ class Fill(_message.Message):
         settlement_date: _builtins.str = ...,
         settled: _builtins.bool = ...,
         units: _builtins.int = ...,
+        issued_at_fill: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cash_units", b"cash_units", "fee_units", b"fee_units", "fill", b"fill", "price_e8", b"price_e8", "settled", b"settled", "settlement_date", b"settlement_date", "shares_e8", b"shares_e8", "trade_date", b"trade_date", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cash_units", b"cash_units", "fee_units", b"fee_units", "fill", b"fill", "issued_at_fill", b"issued_at_fill", "price_e8", b"price_e8", "settled", b"settled", "settlement_date", b"settlement_date", "shares_e8", b"shares_e8", "trade_date", b"trade_date", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -128,8 +132,8 @@ Global___Subscription: _TypeAlias = Subscription  # noqa: Y015
 
 @_typing.final
 class RequestSubscriptionRequest(_message.Message):
-    """Ask for units against cash, which is held. Refusals: FIELD_*, INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND, INSTRUMENT_KIND_UNFIT, ACTION_DUE, INSTRUMENT_RETIRED,
-    INSTRUMENT_HALTED (issue), ACCOUNT_*, HOLDER_*, UNITS_INSUFFICIENT.
+    """Ask for units against cash, which is held. Refusals: FIELD_*, UNITS_NOT_POSITIVE, INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, PLACE_UNFIT, INSTRUMENT_KIND_UNFIT,
+    ACTION_DUE, INSTRUMENT_RETIRED, INSTRUMENT_HALTED (issue; transfer of the cash), ACCOUNT_*, HOLDER_*, UNITS_INSUFFICIENT.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -214,7 +218,9 @@ Global___RequestSubscriptionResponse: _TypeAlias = RequestSubscriptionResponse  
 class FillSubscriptionRequest(_message.Message):
     """Book an execution for a subscription: the cash is taken, and units = floor of shares over the multiplier, created now or at settlement
     by the instrument's policy. Cash = shares x price, rounded up to a smallest unit. Needs approval by default.
-    Refusals: FIELD_*, SUBSCRIPTION_NOT_FOUND, ACCOUNT_NOT_FOUND, ACTION_DUE, INSTRUMENT_*, ACCOUNT_*, HOLDER_*, HOLD_INSUFFICIENT, and when units are created now those of IssueUnits.
+    Refusals: FIELD_*, UNITS_NOT_POSITIVE, UNITS_OUT_OF_RANGE, DATES_OUT_OF_ORDER, SUBSCRIPTION_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, PLACE_UNFIT, SAME_ACCOUNT (the subscriber
+    would pay himself), UNITS_NOT_POSITIVE (the shares do not buy a single unit), ACTION_DUE, INSTRUMENT_HALTED (issue; transfer of the cash), ACCOUNT_*, HOLDER_*, HOLD_INSUFFICIENT,
+    UNITS_INSUFFICIENT (cash frozen since), and when units are created now AUTHORISED_EXCEEDED, RESERVE_SHORTFALL, ATTESTATION_STALE, RESERVE_INSUFFICIENT.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -313,8 +319,9 @@ Global___FillSubscriptionResponse: _TypeAlias = FillSubscriptionResponse  # noqa
 
 @_typing.final
 class SettleFillRequest(_message.Message):
-    """Settle a fill: units are created, unless they were at the fill. Needs approval by default.
-    Refusals: SUBSCRIPTION_NOT_FOUND, FILL_NOT_FOUND, STATE_UNFIT, and those of IssueUnits.
+    """Settle a fill: units are created, unless they were at the fill. They are floor of shares over the multiplier of now. Needs approval by default.
+    Refusals: SUBSCRIPTION_NOT_FOUND, FILL_NOT_FOUND (settled already too), ACTION_DUE, INSTRUMENT_HALTED (issue), ACCOUNT_*, HOLDER_*, AUTHORISED_EXCEEDED, RESERVE_SHORTFALL,
+    ATTESTATION_STALE, RESERVE_INSUFFICIENT.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -385,7 +392,9 @@ Global___SettleFillResponse: _TypeAlias = SettleFillResponse  # noqa: Y015
 
 @_typing.final
 class RejectSubscriptionRequest(_message.Message):
-    """Turn a subscription down; what is left of its cash is released. Fills stay. Refusals: SUBSCRIPTION_NOT_FOUND, STATE_UNFIT."""
+    """Turn a subscription down; what is left of its cash is released. Fills stay until they are settled.
+    Refusals: FIELD_*, SUBSCRIPTION_NOT_FOUND, STATE_UNFIT (it had its last fill).
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -522,8 +531,8 @@ Global___CancelSubscriptionResponse: _TypeAlias = CancelSubscriptionResponse  # 
 @_typing.final
 class IssueUnitsRequest(_message.Message):
     """Create units directly, against shares (or cash) delivered in kind. Needs approval by default.
-    Refusals: FIELD_*, INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND, ACTION_DUE, INSTRUMENT_RETIRED, INSTRUMENT_HALTED (issue), ACCOUNT_*, HOLDER_*, AUTHORISED_EXCEEDED,
-    RESERVE_SHORTFALL, ATTESTATION_STALE, RESERVE_INSUFFICIENT.
+    Refusals: FIELD_*, UNITS_NOT_POSITIVE, INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, PLACE_UNFIT, ACTION_DUE, INSTRUMENT_RETIRED, INSTRUMENT_HALTED (issue), ACCOUNT_*,
+    HOLDER_*, AUTHORISED_EXCEEDED, RESERVE_SHORTFALL, ATTESTATION_STALE, RESERVE_INSUFFICIENT.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -673,7 +682,7 @@ class SubscriptionFilled(_message.Message):
     released_cash_units: _builtins.int
     """Excess cash released with the last fill. Example: 100300000."""
     last: _builtins.bool
-    """True if no fill follows. Example: true."""
+    """True if no fill follows: so it was said, or no cash is left. Example: true."""
     instrument: _builtins.str
     """The instrument. Example: "AAPLx"."""
     account: _builtins.str
@@ -717,6 +726,7 @@ class FillSettled(_message.Message):
     INSTRUMENT_FIELD_NUMBER: _builtins.int
     ACCOUNT_FIELD_NUMBER: _builtins.int
     ISSUED_UNITS_FIELD_NUMBER: _builtins.int
+    COMPLETED_FIELD_NUMBER: _builtins.int
     subscription: _builtins.int
     """Its number. Example: 3."""
     fill: _builtins.int
@@ -727,6 +737,8 @@ class FillSettled(_message.Message):
     """Who received. Example: "book:alice"."""
     issued_units: _builtins.int
     """Units created now; 0 if they were at the fill. Example: 1000000000."""
+    completed: _builtins.bool
+    """True if nothing is left of the subscription. Example: true."""
     def __init__(
         self,
         *,
@@ -735,10 +747,11 @@ class FillSettled(_message.Message):
         instrument: _builtins.str = ...,
         account: _builtins.str = ...,
         issued_units: _builtins.int = ...,
+        completed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "fill", b"fill", "instrument", b"instrument", "issued_units", b"issued_units", "subscription", b"subscription"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "completed", b"completed", "fill", b"fill", "instrument", b"instrument", "issued_units", b"issued_units", "subscription", b"subscription"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -754,6 +767,8 @@ class SubscriptionEnded(_message.Message):
     CANCELLED_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     RELEASED_CASH_UNITS_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    CASH_INSTRUMENT_FIELD_NUMBER: _builtins.int
     subscription: _builtins.int
     """Its number. Example: 3."""
     cancelled: _builtins.bool
@@ -762,6 +777,10 @@ class SubscriptionEnded(_message.Message):
     """Why. Example: "market closed"."""
     released_cash_units: _builtins.int
     """Cash released. Example: 2000000000."""
+    account: _builtins.str
+    """The subscriber's account. Example: "book:alice"."""
+    cash_instrument: _builtins.str
+    """What was released. Example: "USDC"."""
     def __init__(
         self,
         *,
@@ -769,14 +788,90 @@ class SubscriptionEnded(_message.Message):
         cancelled: _builtins.bool = ...,
         cause: _builtins.str = ...,
         released_cash_units: _builtins.int = ...,
+        account: _builtins.str = ...,
+        cash_instrument: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "cause", b"cause", "released_cash_units", b"released_cash_units", "subscription", b"subscription"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "cancelled", b"cancelled", "cash_instrument", b"cash_instrument", "cause", b"cause", "released_cash_units", b"released_cash_units", "subscription", b"subscription"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SubscriptionEnded: _TypeAlias = SubscriptionEnded  # noqa: Y015
+
+@_typing.final
+class RescaledFill(_message.Message):
+    """A fill that a split scaled before it was settled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    REDEMPTION_FIELD_NUMBER: _builtins.int
+    FILL_FIELD_NUMBER: _builtins.int
+    SHARES_E8_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    subscription: _builtins.int
+    """Number of its subscription; 0 for a redemption's. Example: 3."""
+    redemption: _builtins.int
+    """Number of its redemption; 0 for a subscription's. Example: 0."""
+    fill: _builtins.int
+    """Number of the fill. Example: 1."""
+    shares_e8: _builtins.int
+    """Shares of the new basis at scale 1e8, rounded down. Example: 10000000000."""
+    units: _builtins.int
+    """Units to be created or destroyed at settlement from now on. Example: 10000000000."""
+    def __init__(
+        self,
+        *,
+        subscription: _builtins.int = ...,
+        redemption: _builtins.int = ...,
+        fill: _builtins.int = ...,
+        shares_e8: _builtins.int = ...,
+        units: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fill", b"fill", "redemption", b"redemption", "shares_e8", b"shares_e8", "subscription", b"subscription", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RescaledFill: _TypeAlias = RescaledFill  # noqa: Y015
+
+@_typing.final
+class FillsRescaled(_message.Message):
+    """A split scaled the fills of an instrument that were not settled; booked together with the split, in parts of at most 1,000 fills."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_FIELD_NUMBER: _builtins.int
+    NEW_SHARES_FIELD_NUMBER: _builtins.int
+    OLD_SHARES_FIELD_NUMBER: _builtins.int
+    FILLS_FIELD_NUMBER: _builtins.int
+    instrument: _builtins.str
+    """The instrument. Example: "NVDAx"."""
+    new_shares: _builtins.int
+    """The ratio: new shares. Example: 10."""
+    old_shares: _builtins.int
+    """The ratio: for old ones. Example: 1."""
+    @_builtins.property
+    def fills(self) -> _containers.RepeatedCompositeFieldContainer[Global___RescaledFill]:
+        """The fills and what they are from now on. Example: [{subscription: 3, fill: 1}]."""
+
+    def __init__(
+        self,
+        *,
+        instrument: _builtins.str = ...,
+        new_shares: _builtins.int = ...,
+        old_shares: _builtins.int = ...,
+        fills: _abc.Iterable[Global___RescaledFill] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fills", b"fills", "instrument", b"instrument", "new_shares", b"new_shares", "old_shares", b"old_shares"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FillsRescaled: _TypeAlias = FillsRescaled  # noqa: Y015
 
 @_typing.final
 class UnitsIssued(_message.Message):
@@ -814,7 +909,7 @@ Global___UnitsIssued: _TypeAlias = UnitsIssued  # noqa: Y015
 
 @_typing.final
 class GetSubscriptionRequest(_message.Message):
-    """Read one open subscription."""
+    """Read one open subscription. Refusals: SUBSCRIPTION_NOT_FOUND."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

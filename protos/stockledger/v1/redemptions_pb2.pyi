@@ -83,8 +83,8 @@ Global___Redemption: _TypeAlias = Redemption  # noqa: Y015
 
 @_typing.final
 class RequestRedemptionRequest(_message.Message):
-    """Ask for redemption; the units are held. Refusals: FIELD_*, UNITS_NOT_POSITIVE, INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND, INSTRUMENT_KIND_UNFIT, ACTION_DUE,
-    INSTRUMENT_RETIRED, INSTRUMENT_HALTED (redeem), ACCOUNT_*, HOLDER_*, UNITS_INSUFFICIENT.
+    """Ask for redemption; the units are held. Refusals: FIELD_*, UNITS_NOT_POSITIVE, INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, PLACE_UNFIT, INSTRUMENT_KIND_UNFIT, ACTION_DUE,
+    INSTRUMENT_RETIRED, INSTRUMENT_HALTED (redeem), ACCOUNT_*, HOLDER_* (HOLDER_NOT_ELIGIBLE: for the cash), UNITS_INSUFFICIENT.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -175,8 +175,10 @@ Global___RequestRedemptionResponse: _TypeAlias = RequestRedemptionResponse  # no
 
 @_typing.final
 class FillRedemptionRequest(_message.Message):
-    """Book that shares of a redemption were sold, in part or in whole. Units sold = ceiling of shares over the multiplier, at most what is left.
-    Cash = shares x price, rounded down to a smallest unit. Refusals: FIELD_*, REDEMPTION_NOT_FOUND, ACTION_DUE, STATE_UNFIT (in_kind: only the fraction is sold), HOLD_INSUFFICIENT.
+    """Book that shares of a redemption were sold, in part or in whole. Units sold = ceiling of shares over the multiplier, at most what is left; of shares, at most what the units left stand
+    for, rounded up to 1e-8. Cash = shares x price, rounded down to a smallest unit. Refusals: FIELD_*, UNITS_NOT_POSITIVE, UNITS_OUT_OF_RANGE, DATES_OUT_OF_ORDER, REDEMPTION_NOT_FOUND,
+    FIELD_MALFORMED (fees above the consideration), ACTION_DUE, INSTRUMENT_HALTED (redeem), ACCOUNT_*, HOLDER_*, STATE_UNFIT (in_kind: only the fraction is sold), HOLD_INSUFFICIENT,
+    UNITS_INSUFFICIENT (units frozen since).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -264,7 +266,8 @@ Global___FillRedemptionResponse: _TypeAlias = FillRedemptionResponse  # noqa: Y0
 @_typing.final
 class SettleRedemptionRequest(_message.Message):
     """Settle a fill of a redemption: its units are destroyed and its cash is paid from paying_account.
-    Refusals: FIELD_*, REDEMPTION_NOT_FOUND, FILL_NOT_FOUND, ACCOUNT_NOT_FOUND, ACTION_DUE, INSTRUMENT_HALTED, ACCOUNT_*, HOLDER_*, UNITS_INSUFFICIENT (paying account).
+    Refusals: FIELD_*, REDEMPTION_NOT_FOUND, FILL_NOT_FOUND (settled already too), FIELD_MISSING (fees and no fee_account), ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, PLACE_UNFIT, SAME_ACCOUNT (it would
+    pay itself), ACTION_DUE, INSTRUMENT_HALTED (redeem; transfer of the cash), ACCOUNT_*, HOLDER_*, UNITS_INSUFFICIENT (units frozen since; the paying account).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -343,8 +346,10 @@ Global___SettleRedemptionResponse: _TypeAlias = SettleRedemptionResponse  # noqa
 
 @_typing.final
 class DeliverRedemptionRequest(_message.Message):
-    """Book that whole shares of an in-kind redemption were delivered: the units they stand for are destroyed. Units = ceiling of shares over the multiplier, at most what is left.
-    Refusals: FIELD_*, REDEMPTION_NOT_FOUND, STATE_UNFIT (not in kind), CUSTODY_ACCOUNT_NOT_FOUND, ACTION_DUE, INSTRUMENT_HALTED, ACCOUNT_*, HOLDER_*, HOLD_INSUFFICIENT.
+    """Book that whole shares of an in-kind redemption were delivered: the units they stand for are destroyed. Units = ceiling of shares over the multiplier, at most what is left; of shares, at
+    most what the units left stand for, rounded up to 1e-8. Refusals: FIELD_*, UNITS_NOT_POSITIVE, UNITS_OUT_OF_RANGE, DATES_OUT_OF_ORDER (settled_time ahead), REDEMPTION_NOT_FOUND,
+    STATE_UNFIT (not in kind), CUSTODY_ACCOUNT_NOT_FOUND, CUSTODY_ACCOUNT_TAKEN (it backs another instrument), ACTION_DUE, INSTRUMENT_HALTED (redeem), ACCOUNT_*, HOLDER_*, HOLD_INSUFFICIENT,
+    UNITS_INSUFFICIENT (units frozen since), ATTESTATION_STALE (the custody account has no evidence to count from since the last split).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -429,7 +434,9 @@ Global___DeliverRedemptionResponse: _TypeAlias = DeliverRedemptionResponse  # no
 
 @_typing.final
 class RejectRedemptionRequest(_message.Message):
-    """Turn a redemption down; units not sold are released. Refusals: REDEMPTION_NOT_FOUND, STATE_UNFIT."""
+    """Turn a redemption down; units not sold are released. Fills stay until they are settled.
+    Refusals: FIELD_*, REDEMPTION_NOT_FOUND, STATE_UNFIT (all that is left is sold).
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -625,8 +632,14 @@ class RedemptionFilled(_message.Message):
 
     REDEMPTION_FIELD_NUMBER: _builtins.int
     FILL_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
     redemption: _builtins.int
     """Its number. Example: 5."""
+    instrument: _builtins.str
+    """The instrument. Example: "AAPLx"."""
+    account: _builtins.str
+    """Whose units they are. Example: "book:alice"."""
     @_builtins.property
     def fill(self) -> _issuance_pb2.Fill:
         """The fill; units are those to be destroyed at settlement. Example: {fill: 1}."""
@@ -636,10 +649,12 @@ class RedemptionFilled(_message.Message):
         *,
         redemption: _builtins.int = ...,
         fill: _issuance_pb2.Fill | None = ...,
+        instrument: _builtins.str = ...,
+        account: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fill", b"fill"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fill", b"fill", "redemption", b"redemption"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "fill", b"fill", "instrument", b"instrument", "redemption", b"redemption"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -773,6 +788,8 @@ class RedemptionEnded(_message.Message):
     CANCELLED_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     RELEASED_UNITS_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
     redemption: _builtins.int
     """Its number. Example: 5."""
     cancelled: _builtins.bool
@@ -781,6 +798,10 @@ class RedemptionEnded(_message.Message):
     """Why. Example: "below the minimum"."""
     released_units: _builtins.int
     """Units released. Example: 1050000000."""
+    instrument: _builtins.str
+    """The instrument. Example: "AAPLx"."""
+    account: _builtins.str
+    """The account. Example: "book:alice"."""
     def __init__(
         self,
         *,
@@ -788,10 +809,12 @@ class RedemptionEnded(_message.Message):
         cancelled: _builtins.bool = ...,
         cause: _builtins.str = ...,
         released_units: _builtins.int = ...,
+        instrument: _builtins.str = ...,
+        account: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "cause", b"cause", "redemption", b"redemption", "released_units", b"released_units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "cancelled", b"cancelled", "cause", b"cause", "instrument", b"instrument", "redemption", b"redemption", "released_units", b"released_units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -799,7 +822,7 @@ Global___RedemptionEnded: _TypeAlias = RedemptionEnded  # noqa: Y015
 
 @_typing.final
 class GetRedemptionRequest(_message.Message):
-    """Read one open redemption."""
+    """Read one open redemption. Refusals: REDEMPTION_NOT_FOUND."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -210,7 +210,9 @@ class Evidence(_message.Message):
     share_basis: _builtins.int
     """How many splits the shares have been through. Example: 0."""
     counted: _builtins.bool
-    """True if it counts now: of today's share basis (stale evidence still counts as held, but stops issuance). Example: true."""
+    """True if it counts now: of today's share basis. Stale evidence still counts as held, but stops issuance. After a split it counts again once
+    renewed. Example: true.
+    """
     stale: _builtins.bool
     """True if past valid_until_time now. Example: false."""
     index: _builtins.int
@@ -249,7 +251,7 @@ Global___Evidence: _TypeAlias = Evidence  # noqa: Y015
 
 @_typing.final
 class RegisterCustodianRequest(_message.Message):
-    """Register a custodian or agent with its key. Needs approval by default. Refusals: FIELD_*, ALREADY_EXISTS."""
+    """Register a custodian or agent with its key. Needs approval by default. Refusals: FIELD_* (also a key that is no point of Ed25519), ALREADY_EXISTS."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -397,7 +399,9 @@ Global___RotateCustodianKeyResponse: _TypeAlias = RotateCustodianKeyResponse  # 
 
 @_typing.final
 class OpenCustodyAccountRequest(_message.Message):
-    """Open a custody account; it backs one instrument. Refusals: FIELD_*, CUSTODIAN_NOT_FOUND, INSTRUMENT_NOT_FOUND, ALREADY_EXISTS, CUSTODY_ACCOUNT_TAKEN."""
+    """Open a custody account; it backs one instrument. Refusals: FIELD_*, CUSTODIAN_NOT_FOUND (or an agent), INSTRUMENT_NOT_FOUND, INSTRUMENT_RETIRED,
+    FIELD_MALFORMED (isin is not what the instrument stands for), ALREADY_EXISTS, CUSTODY_ACCOUNT_TAKEN (open, for another instrument).
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -476,9 +480,11 @@ Global___OpenCustodyAccountResponse: _TypeAlias = OpenCustodyAccountResponse  # 
 @_typing.final
 class RecordEvidenceRequest(_message.Message):
     """Record evidence of what a custody account holds. `statement` is a JSON object with exactly the members custody_account, isin,
-    settled_shares_e8, pending_shares_e8, encumbered_shares_e8 (integers), as_of_time, valid_until_time (RFC 3339, UTC), share_basis (integer).
-    Valid evidence is always recorded, also when it is bad news; then a shortfall is raised. Needs approval if imported.
-    Refusals: FIELD_*, CUSTODIAN_NOT_FOUND, CUSTODY_ACCOUNT_NOT_FOUND, SIGNATURE_INVALID, SHARE_BASIS_UNFIT, ATTESTATION_SUPERSEDED.
+    settled_shares_e8, pending_shares_e8, encumbered_shares_e8 (integers, 0 to 2^62), as_of_time, valid_until_time (RFC 3339, UTC, ending in Z, to the
+    microsecond), share_basis (integer); at most 4096 bytes of UTF-8. Valid evidence is always recorded, also when it is bad news; then a shortfall is
+    raised in the same booking. Needs approval if imported. Refusals: FIELD_*, UNITS_*, DATES_OUT_OF_ORDER (valid_until_time not after as_of_time, or
+    as_of_time ahead), CUSTODIAN_NOT_FOUND, CUSTODY_ACCOUNT_NOT_FOUND (or of another isin), SIGNATURE_INVALID (or not of who may sign for it),
+    SHARE_BASIS_UNFIT, ATTESTATION_SUPERSEDED, UNITS_OUT_OF_RANGE (the sum over all custody accounts).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -561,7 +567,10 @@ Global___RecordEvidenceResponse: _TypeAlias = RecordEvidenceResponse  # noqa: Y0
 
 @_typing.final
 class ConfirmReceiptRequest(_message.Message):
-    """Confirm shares received by a custody account since its evidence. Refusals: FIELD_*, CUSTODY_ACCOUNT_NOT_FOUND, ATTESTATION_STALE (no evidence), UNITS_OUT_OF_RANGE."""
+    """Confirm shares received by a custody account since its evidence; what settled at or before its as-of time is in it already and changes nothing.
+    Refusals: FIELD_*, UNITS_*, DATES_OUT_OF_ORDER (settled_time ahead), CUSTODY_ACCOUNT_NOT_FOUND, ATTESTATION_STALE (no evidence, or not renewed since a
+    split), UNITS_OUT_OF_RANGE.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -641,7 +650,10 @@ Global___ConfirmReceiptResponse: _TypeAlias = ConfirmReceiptResponse  # noqa: Y0
 
 @_typing.final
 class ConfirmDeliveryRequest(_message.Message):
-    """Confirm shares delivered out of a custody account since its evidence. Refusals: FIELD_*, CUSTODY_ACCOUNT_NOT_FOUND, ATTESTATION_STALE (no evidence)."""
+    """Confirm shares delivered out of a custody account since its evidence; what settled at or before its as-of time is in it already and changes nothing.
+    It is recorded even when it is bad news; then a shortfall is raised in the same booking. Refusals: FIELD_*, UNITS_*, DATES_OUT_OF_ORDER (settled_time
+    ahead), CUSTODY_ACCOUNT_NOT_FOUND, ATTESTATION_STALE (no evidence, or not renewed since a split), UNITS_OUT_OF_RANGE.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1114,6 +1126,138 @@ class ListReservesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListReservesResponse: _TypeAlias = ListReservesResponse  # noqa: Y015
+
+@_typing.final
+class ListCustodiansRequest(_message.Message):
+    """List custodians and agents with the keys they sign with now, by id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AS_OF_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most this many items, 1 to 1,000; 0: 100. Example: 50."""
+    page_token: _builtins.str
+    """next_page_token of the page before; empty: the first page. Example: "alpaca"."""
+    @_builtins.property
+    def as_of(self) -> _common_pb2.AsOf:
+        """The state to read; absent: now. Example: size 1000."""
+
+    def __init__(
+        self,
+        *,
+        as_of: _common_pb2.AsOf | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCustodiansRequest: _TypeAlias = ListCustodiansRequest  # noqa: Y015
+
+@_typing.final
+class ListCustodiansResponse(_message.Message):
+    """Answer to ListCustodiansRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CUSTODIANS_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    """Size of the log that this answer reflects, in entries. Example: 1000."""
+    next_page_token: _builtins.str
+    """Pass it as page_token for the next page; empty: this was the last. Example: "bank"."""
+    @_builtins.property
+    def custodians(self) -> _containers.RepeatedCompositeFieldContainer[Global___Custodian]:
+        """The page. Example: [{custodian: "alpaca"}]."""
+
+    def __init__(
+        self,
+        *,
+        size: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
+        custodians: _abc.Iterable[Global___Custodian] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["custodians", b"custodians", "next_page_token", b"next_page_token", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCustodiansResponse: _TypeAlias = ListCustodiansResponse  # noqa: Y015
+
+@_typing.final
+class ListCustodyAccountsRequest(_message.Message):
+    """List custody accounts by id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AS_OF_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most this many items, 1 to 1,000; 0: 100. Example: 50."""
+    page_token: _builtins.str
+    """next_page_token of the page before; empty: the first page. Example: "alpaca/AAPL-1"."""
+    instrument: _builtins.str
+    """Only those that back this instrument; empty: all. Example: "AAPLx"."""
+    @_builtins.property
+    def as_of(self) -> _common_pb2.AsOf:
+        """The state to read; absent: now. Example: size 1000."""
+
+    def __init__(
+        self,
+        *,
+        as_of: _common_pb2.AsOf | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        instrument: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "instrument", b"instrument", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCustodyAccountsRequest: _TypeAlias = ListCustodyAccountsRequest  # noqa: Y015
+
+@_typing.final
+class ListCustodyAccountsResponse(_message.Message):
+    """Answer to ListCustodyAccountsRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CUSTODY_ACCOUNTS_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    """Size of the log that this answer reflects, in entries. Example: 1000."""
+    next_page_token: _builtins.str
+    """Pass it as page_token for the next page; empty: this was the last. Example: "bank/AAPL-7"."""
+    @_builtins.property
+    def custody_accounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___CustodyAccount]:
+        """The page. Example: [{custody_account: "alpaca/AAPL-1"}]."""
+
+    def __init__(
+        self,
+        *,
+        size: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
+        custody_accounts: _abc.Iterable[Global___CustodyAccount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["custody_accounts", b"custody_accounts", "next_page_token", b"next_page_token", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCustodyAccountsResponse: _TypeAlias = ListCustodyAccountsResponse  # noqa: Y015
 
 @_typing.final
 class GetSupplyRequest(_message.Message):

@@ -75,6 +75,16 @@ class ReserveServiceStub:
                 request_serializer=stockledger_dot_v1_dot_reserves__pb2.ListReservesRequest.SerializeToString,
                 response_deserializer=stockledger_dot_v1_dot_reserves__pb2.ListReservesResponse.FromString,
                 _registered_method=True)
+        self.ListCustodians = channel.unary_unary(
+                '/stockledger.v1.ReserveService/ListCustodians',
+                request_serializer=stockledger_dot_v1_dot_reserves__pb2.ListCustodiansRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_reserves__pb2.ListCustodiansResponse.FromString,
+                _registered_method=True)
+        self.ListCustodyAccounts = channel.unary_unary(
+                '/stockledger.v1.ReserveService/ListCustodyAccounts',
+                request_serializer=stockledger_dot_v1_dot_reserves__pb2.ListCustodyAccountsRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_reserves__pb2.ListCustodyAccountsResponse.FromString,
+                _registered_method=True)
         self.GetSupply = channel.unary_unary(
                 '/stockledger.v1.ReserveService/GetSupply',
                 request_serializer=stockledger_dot_v1_dot_reserves__pb2.GetSupplyRequest.SerializeToString,
@@ -142,6 +152,20 @@ class ReserveServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCustodians(self, request, context):
+        """List custodians and agents. Example: alpaca and its key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCustodyAccounts(self, request, context):
+        """List custody accounts. Example: those of AAPLx.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetSupply(self, request, context):
         """Read the supply of one instrument. Example: AAPLx.
         """
@@ -191,6 +215,16 @@ def add_ReserveServiceServicer_to_server(servicer, server):
                     servicer.ListReserves,
                     request_deserializer=stockledger_dot_v1_dot_reserves__pb2.ListReservesRequest.FromString,
                     response_serializer=stockledger_dot_v1_dot_reserves__pb2.ListReservesResponse.SerializeToString,
+            ),
+            'ListCustodians': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCustodians,
+                    request_deserializer=stockledger_dot_v1_dot_reserves__pb2.ListCustodiansRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_reserves__pb2.ListCustodiansResponse.SerializeToString,
+            ),
+            'ListCustodyAccounts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCustodyAccounts,
+                    request_deserializer=stockledger_dot_v1_dot_reserves__pb2.ListCustodyAccountsRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_reserves__pb2.ListCustodyAccountsResponse.SerializeToString,
             ),
             'GetSupply': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSupply,
@@ -415,6 +449,60 @@ class ReserveService:
             '/stockledger.v1.ReserveService/ListReserves',
             stockledger_dot_v1_dot_reserves__pb2.ListReservesRequest.SerializeToString,
             stockledger_dot_v1_dot_reserves__pb2.ListReservesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCustodians(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ReserveService/ListCustodians',
+            stockledger_dot_v1_dot_reserves__pb2.ListCustodiansRequest.SerializeToString,
+            stockledger_dot_v1_dot_reserves__pb2.ListCustodiansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCustodyAccounts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ReserveService/ListCustodyAccounts',
+            stockledger_dot_v1_dot_reserves__pb2.ListCustodyAccountsRequest.SerializeToString,
+            stockledger_dot_v1_dot_reserves__pb2.ListCustodyAccountsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,10 @@ class ReserveServiceStub:
     """Read the reserve of one instrument. Example: AAPLx."""
     ListReserves: _grpc.UnaryUnaryMultiCallable[_reserves_pb2.ListReservesRequest, _reserves_pb2.ListReservesResponse]
     """List all reserves. Example: 77 of them."""
+    ListCustodians: _grpc.UnaryUnaryMultiCallable[_reserves_pb2.ListCustodiansRequest, _reserves_pb2.ListCustodiansResponse]
+    """List custodians and agents. Example: alpaca and its key."""
+    ListCustodyAccounts: _grpc.UnaryUnaryMultiCallable[_reserves_pb2.ListCustodyAccountsRequest, _reserves_pb2.ListCustodyAccountsResponse]
+    """List custody accounts. Example: those of AAPLx."""
     GetSupply: _grpc.UnaryUnaryMultiCallable[_reserves_pb2.GetSupplyRequest, _reserves_pb2.GetSupplyResponse]
     """Read the supply of one instrument. Example: AAPLx."""
 
@@ -73,6 +77,10 @@ class ReserveServiceAsyncStub(ReserveServiceStub):
     """Read the reserve of one instrument. Example: AAPLx."""
     ListReserves: _aio.UnaryUnaryMultiCallable[_reserves_pb2.ListReservesRequest, _reserves_pb2.ListReservesResponse]  # type: ignore[assignment]
     """List all reserves. Example: 77 of them."""
+    ListCustodians: _aio.UnaryUnaryMultiCallable[_reserves_pb2.ListCustodiansRequest, _reserves_pb2.ListCustodiansResponse]  # type: ignore[assignment]
+    """List custodians and agents. Example: alpaca and its key."""
+    ListCustodyAccounts: _aio.UnaryUnaryMultiCallable[_reserves_pb2.ListCustodyAccountsRequest, _reserves_pb2.ListCustodyAccountsResponse]  # type: ignore[assignment]
+    """List custody accounts. Example: those of AAPLx."""
     GetSupply: _aio.UnaryUnaryMultiCallable[_reserves_pb2.GetSupplyRequest, _reserves_pb2.GetSupplyResponse]  # type: ignore[assignment]
     """Read the supply of one instrument. Example: AAPLx."""
 
@@ -142,6 +150,22 @@ class ReserveServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_reserves_pb2.ListReservesResponse, _abc.Awaitable[_reserves_pb2.ListReservesResponse]]:
         """List all reserves. Example: 77 of them."""
+
+    @_abc_1.abstractmethod
+    def ListCustodians(
+        self,
+        request: _reserves_pb2.ListCustodiansRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reserves_pb2.ListCustodiansResponse, _abc.Awaitable[_reserves_pb2.ListCustodiansResponse]]:
+        """List custodians and agents. Example: alpaca and its key."""
+
+    @_abc_1.abstractmethod
+    def ListCustodyAccounts(
+        self,
+        request: _reserves_pb2.ListCustodyAccountsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reserves_pb2.ListCustodyAccountsResponse, _abc.Awaitable[_reserves_pb2.ListCustodyAccountsResponse]]:
+        """List custody accounts. Example: those of AAPLx."""
 
     @_abc_1.abstractmethod
     def GetSupply(

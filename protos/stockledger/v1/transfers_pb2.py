@@ -26,13 +26,15 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from stockledger.v1 import common_pb2 as stockledger_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estockledger/v1/transfers.proto\x12\x0estockledger.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bstockledger/v1/common.proto\"\xd0\x01\n\x14TransferUnitsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\x12\x32\n\x0enot_after_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ninstrument\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x06 \x01(\t\x12\r\n\x05units\x18\x07 \x01(\x03\x12\x11\n\treference\x18\x08 \x01(\t\"r\n\x15TransferUnitsResponse\x12(\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x17.stockledger.v1.Booking\x12/\n\x05\x65vent\x18\x02 \x01(\x0b\x32 .stockledger.v1.UnitsTransferred\"\xb2\x01\n\x14TransferBatchRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\x12\x32\n\x0enot_after_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x04legs\x18\x04 \x03(\x0b\x32\x1a.stockledger.v1.LegColumns\x12\x11\n\treference\x18\x05 \x01(\t\"T\n\x15TransferBatchResponse\x12(\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x17.stockledger.v1.Booking\x12\x11\n\tleg_count\x18\x02 \x01(\x05\"\xe5\x01\n\x14\x46orceTransferRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\x12\x32\n\x0enot_after_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ninstrument\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x06 \x01(\t\x12\r\n\x05units\x18\x07 \x01(\x03\x12\x17\n\x0flegal_reference\x18\x08 \x01(\t\x12\r\n\x05\x63\x61use\x18\t \x01(\t\"y\n\x15\x46orceTransferResponse\x12(\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x17.stockledger.v1.Booking\x12\x36\n\x05\x65vent\x18\x02 \x01(\x0b\x32\'.stockledger.v1.UnitsTransferredByForce\"\xab\x01\n\x16ReverseTransferRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\x12\x32\n\x0enot_after_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05index\x18\x04 \x01(\x03\x12\r\n\x05\x63\x61use\x18\x05 \x01(\t\x12\x14\n\x0closs_account\x18\x06 \x01(\t\"t\n\x17ReverseTransferResponse\x12(\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x17.stockledger.v1.Booking\x12/\n\x05\x65vent\x18\x02 \x01(\x0b\x32 .stockledger.v1.TransferReversed\"\xbb\x01\n\x16RepayReceivableRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\x12\x32\n\x0enot_after_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06holder\x18\x04 \x01(\t\x12\x12\n\ninstrument\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x06 \x01(\t\x12\r\n\x05units\x18\x07 \x01(\x03\"t\n\x17RepayReceivableResponse\x12(\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x17.stockledger.v1.Booking\x12/\n\x05\x65vent\x18\x02 \x01(\x0b\x32 .stockledger.v1.ReceivableRepaid\"m\n\x10UnitsTransferred\x12\x12\n\ninstrument\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x03 \x01(\t\x12\r\n\x05units\x18\x04 \x01(\x03\x12\x11\n\treference\x18\x05 \x01(\t\"O\n\x10\x42\x61tchTransferred\x12(\n\x04legs\x18\x01 \x03(\x0b\x32\x1a.stockledger.v1.LegColumns\x12\x11\n\treference\x18\x02 \x01(\t\"\x8a\x01\n\x0fTransfersPacked\x12\x13\n\x0brequest_ids\x18\x01 \x01(\x0c\x12\x17\n\x0frequest_digests\x18\x02 \x01(\x0c\x12\x13\n\x0binstruments\x18\x03 \x03(\x0f\x12\x0f\n\x07sources\x18\x04 \x03(\x0f\x12\x14\n\x0c\x64\x65stinations\x18\x05 \x03(\x0f\x12\r\n\x05units\x18\x06 \x03(\x10\"\x89\x01\n\x17UnitsTransferredByForce\x12\x12\n\ninstrument\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x03 \x01(\t\x12\r\n\x05units\x18\x04 \x01(\x03\x12\x17\n\x0flegal_reference\x18\x05 \x01(\t\x12\r\n\x05\x63\x61use\x18\x06 \x01(\t\"\xba\x01\n\x10TransferReversed\x12\r\n\x05index\x18\x01 \x01(\x03\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\x12\x12\n\ninstrument\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x05 \x01(\t\x12\x13\n\x0btaken_units\x18\x06 \x01(\x03\x12\x14\n\x0c\x66unded_units\x18\x07 \x01(\x03\x12\x14\n\x0closs_account\x18\x08 \x01(\t\x12\x0e\n\x06holder\x18\t \x01(\t\"l\n\x10ReceivableRepaid\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\x12\n\ninstrument\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x03 \x01(\t\x12\r\n\x05units\x18\x04 \x01(\x03\x12\x14\n\x0closs_account\x18\x05 \x01(\t\"U\n\nReceivable\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\x12\n\ninstrument\x18\x02 \x01(\t\x12\r\n\x05units\x18\x03 \x01(\x03\x12\x14\n\x0closs_account\x18\x04 \x01(\t\"d\n\x16ListReceivablesRequest\x12#\n\x05\x61s_of\x18\x01 \x01(\x0b\x32\x14.stockledger.v1.AsOf\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"q\n\x17ListReceivablesResponse\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12/\n\x0breceivables\x18\x03 \x03(\x0b\x32\x1a.stockledger.v1.Receivable2\xd7\x04\n\x0fTransferService\x12\\\n\rTransferUnits\x12$.stockledger.v1.TransferUnitsRequest\x1a%.stockledger.v1.TransferUnitsResponse\x12\\\n\rTransferBatch\x12$.stockledger.v1.TransferBatchRequest\x1a%.stockledger.v1.TransferBatchResponse\x12\\\n\rForceTransfer\x12$.stockledger.v1.ForceTransferRequest\x1a%.stockledger.v1.ForceTransferResponse\x12\x62\n\x0fReverseTransfer\x12&.stockledger.v1.ReverseTransferRequest\x1a\'.stockledger.v1.ReverseTransferResponse\x12\x62\n\x0fRepayReceivable\x12&.stockledger.v1.RepayReceivableRequest\x1a\'.stockledger.v1.RepayReceivableResponse\x12\x62\n\x0fListReceivables\x12&.stockledger.v1.ListReceivablesRequest\x1a\'.stockledger.v1.ListReceivablesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estockledger/v1/transfers.proto\x12\x0estockledger.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bstockledger/v1/common.proto\"\xd0\x01\n\x14TransferUnitsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\x12\x32\n\x0enot_after_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ninstrument\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x06 \x01(\t\x12\r\n\x05units\x18\x07 \x01(\x03\x12\x11\n\treference\x18\x08 \x01(\t\"r\n\x15TransferUnitsResponse\x12(\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x17.stockledger.v1.Booking\x12/\n\x05\x65vent\x18\x02 \x01(\x0b\x32 .stockledger.v1.UnitsTransferred\"\xb2\x01\n\x14TransferBatchRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\x12\x32\n\x0enot_after_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x04legs\x18\x04 \x03(\x0b\x32\x1a.stockledger.v1.LegColumns\x12\x11\n\treference\x18\x05 \x01(\t\"T\n\x15TransferBatchResponse\x12(\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x17.stockledger.v1.Booking\x12\x11\n\tleg_count\x18\x02 \x01(\x05\"\xe5\x01\n\x14\x46orceTransferRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\x12\x32\n\x0enot_after_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ninstrument\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x06 \x01(\t\x12\r\n\x05units\x18\x07 \x01(\x03\x12\x17\n\x0flegal_reference\x18\x08 \x01(\t\x12\r\n\x05\x63\x61use\x18\t \x01(\t\"y\n\x15\x46orceTransferResponse\x12(\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x17.stockledger.v1.Booking\x12\x36\n\x05\x65vent\x18\x02 \x01(\x0b\x32\'.stockledger.v1.UnitsTransferredByForce\"\xbd\x01\n\x16ReverseTransferRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\x12\x32\n\x0enot_after_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05index\x18\x04 \x01(\x03\x12\r\n\x05\x63\x61use\x18\x05 \x01(\t\x12\x14\n\x0closs_account\x18\x06 \x01(\t\x12\x10\n\x08position\x18\x07 \x01(\x05\"t\n\x17ReverseTransferResponse\x12(\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x17.stockledger.v1.Booking\x12/\n\x05\x65vent\x18\x02 \x01(\x0b\x32 .stockledger.v1.TransferReversed\"\xd1\x01\n\x16RepayReceivableRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\x12\x32\n\x0enot_after_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06holder\x18\x04 \x01(\t\x12\x12\n\ninstrument\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x06 \x01(\t\x12\r\n\x05units\x18\x07 \x01(\x03\x12\x14\n\x0closs_account\x18\x08 \x01(\t\"t\n\x17RepayReceivableResponse\x12(\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x17.stockledger.v1.Booking\x12/\n\x05\x65vent\x18\x02 \x01(\x0b\x32 .stockledger.v1.ReceivableRepaid\"m\n\x10UnitsTransferred\x12\x12\n\ninstrument\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x03 \x01(\t\x12\r\n\x05units\x18\x04 \x01(\x03\x12\x11\n\treference\x18\x05 \x01(\t\"O\n\x10\x42\x61tchTransferred\x12(\n\x04legs\x18\x01 \x03(\x0b\x32\x1a.stockledger.v1.LegColumns\x12\x11\n\treference\x18\x02 \x01(\t\"\x8a\x01\n\x0fTransfersPacked\x12\x13\n\x0brequest_ids\x18\x01 \x01(\x0c\x12\x17\n\x0frequest_digests\x18\x02 \x01(\x0c\x12\x13\n\x0binstruments\x18\x03 \x03(\x0f\x12\x0f\n\x07sources\x18\x04 \x03(\x0f\x12\x14\n\x0c\x64\x65stinations\x18\x05 \x03(\x0f\x12\r\n\x05units\x18\x06 \x03(\x10\"\x89\x01\n\x17UnitsTransferredByForce\x12\x12\n\ninstrument\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x03 \x01(\t\x12\r\n\x05units\x18\x04 \x01(\x03\x12\x17\n\x0flegal_reference\x18\x05 \x01(\t\x12\r\n\x05\x63\x61use\x18\x06 \x01(\t\"\xcc\x01\n\x10TransferReversed\x12\r\n\x05index\x18\x01 \x01(\x03\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\x12\x12\n\ninstrument\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x05 \x01(\t\x12\x13\n\x0btaken_units\x18\x06 \x01(\x03\x12\x14\n\x0c\x66unded_units\x18\x07 \x01(\x03\x12\x14\n\x0closs_account\x18\x08 \x01(\t\x12\x0e\n\x06holder\x18\t \x01(\t\x12\x10\n\x08position\x18\n \x01(\x05\"l\n\x10ReceivableRepaid\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\x12\n\ninstrument\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x03 \x01(\t\x12\r\n\x05units\x18\x04 \x01(\x03\x12\x14\n\x0closs_account\x18\x05 \x01(\t\"U\n\nReceivable\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\x12\n\ninstrument\x18\x02 \x01(\t\x12\r\n\x05units\x18\x03 \x01(\x03\x12\x14\n\x0closs_account\x18\x04 \x01(\t\"d\n\x16ListReceivablesRequest\x12#\n\x05\x61s_of\x18\x01 \x01(\x0b\x32\x14.stockledger.v1.AsOf\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"q\n\x17ListReceivablesResponse\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12/\n\x0breceivables\x18\x03 \x03(\x0b\x32\x1a.stockledger.v1.Receivable\"Q\n\x16StreamTransfersRequest\x12\x37\n\ttransfers\x18\x01 \x03(\x0b\x32$.stockledger.v1.TransferUnitsRequest\"v\n\x17StreamTransfersResponse\x12\x1a\n\x12\x61\x63knowledged_count\x18\x01 \x01(\x03\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x31\n\x08refusals\x18\x03 \x03(\x0b\x32\x1f.stockledger.v1.TransferRefusal\"\xba\x01\n\x0fTransferRefusal\x12\x10\n\x08position\x18\x01 \x01(\x03\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x13\n\x0b\x65xplanation\x18\x03 \x01(\t\x12?\n\x08metadata\x18\x04 \x03(\x0b\x32-.stockledger.v1.TransferRefusal.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xbf\x05\n\x0fTransferService\x12\\\n\rTransferUnits\x12$.stockledger.v1.TransferUnitsRequest\x1a%.stockledger.v1.TransferUnitsResponse\x12\x66\n\x0fStreamTransfers\x12&.stockledger.v1.StreamTransfersRequest\x1a\'.stockledger.v1.StreamTransfersResponse(\x01\x30\x01\x12\\\n\rTransferBatch\x12$.stockledger.v1.TransferBatchRequest\x1a%.stockledger.v1.TransferBatchResponse\x12\\\n\rForceTransfer\x12$.stockledger.v1.ForceTransferRequest\x1a%.stockledger.v1.ForceTransferResponse\x12\x62\n\x0fReverseTransfer\x12&.stockledger.v1.ReverseTransferRequest\x1a\'.stockledger.v1.ReverseTransferResponse\x12\x62\n\x0fRepayReceivable\x12&.stockledger.v1.RepayReceivableRequest\x1a\'.stockledger.v1.RepayReceivableResponse\x12\x62\n\x0fListReceivables\x12&.stockledger.v1.ListReceivablesRequest\x1a\'.stockledger.v1.ListReceivablesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stockledger.v1.transfers_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_TRANSFERREFUSAL_METADATAENTRY']._loaded_options = None
+  _globals['_TRANSFERREFUSAL_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_TRANSFERUNITSREQUEST']._serialized_start=113
   _globals['_TRANSFERUNITSREQUEST']._serialized_end=321
   _globals['_TRANSFERUNITSRESPONSE']._serialized_start=323
@@ -46,31 +48,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FORCETRANSFERRESPONSE']._serialized_start=938
   _globals['_FORCETRANSFERRESPONSE']._serialized_end=1059
   _globals['_REVERSETRANSFERREQUEST']._serialized_start=1062
-  _globals['_REVERSETRANSFERREQUEST']._serialized_end=1233
-  _globals['_REVERSETRANSFERRESPONSE']._serialized_start=1235
-  _globals['_REVERSETRANSFERRESPONSE']._serialized_end=1351
-  _globals['_REPAYRECEIVABLEREQUEST']._serialized_start=1354
-  _globals['_REPAYRECEIVABLEREQUEST']._serialized_end=1541
-  _globals['_REPAYRECEIVABLERESPONSE']._serialized_start=1543
-  _globals['_REPAYRECEIVABLERESPONSE']._serialized_end=1659
-  _globals['_UNITSTRANSFERRED']._serialized_start=1661
-  _globals['_UNITSTRANSFERRED']._serialized_end=1770
-  _globals['_BATCHTRANSFERRED']._serialized_start=1772
-  _globals['_BATCHTRANSFERRED']._serialized_end=1851
-  _globals['_TRANSFERSPACKED']._serialized_start=1854
-  _globals['_TRANSFERSPACKED']._serialized_end=1992
-  _globals['_UNITSTRANSFERREDBYFORCE']._serialized_start=1995
-  _globals['_UNITSTRANSFERREDBYFORCE']._serialized_end=2132
-  _globals['_TRANSFERREVERSED']._serialized_start=2135
-  _globals['_TRANSFERREVERSED']._serialized_end=2321
-  _globals['_RECEIVABLEREPAID']._serialized_start=2323
-  _globals['_RECEIVABLEREPAID']._serialized_end=2431
-  _globals['_RECEIVABLE']._serialized_start=2433
-  _globals['_RECEIVABLE']._serialized_end=2518
-  _globals['_LISTRECEIVABLESREQUEST']._serialized_start=2520
-  _globals['_LISTRECEIVABLESREQUEST']._serialized_end=2620
-  _globals['_LISTRECEIVABLESRESPONSE']._serialized_start=2622
-  _globals['_LISTRECEIVABLESRESPONSE']._serialized_end=2735
-  _globals['_TRANSFERSERVICE']._serialized_start=2738
-  _globals['_TRANSFERSERVICE']._serialized_end=3337
+  _globals['_REVERSETRANSFERREQUEST']._serialized_end=1251
+  _globals['_REVERSETRANSFERRESPONSE']._serialized_start=1253
+  _globals['_REVERSETRANSFERRESPONSE']._serialized_end=1369
+  _globals['_REPAYRECEIVABLEREQUEST']._serialized_start=1372
+  _globals['_REPAYRECEIVABLEREQUEST']._serialized_end=1581
+  _globals['_REPAYRECEIVABLERESPONSE']._serialized_start=1583
+  _globals['_REPAYRECEIVABLERESPONSE']._serialized_end=1699
+  _globals['_UNITSTRANSFERRED']._serialized_start=1701
+  _globals['_UNITSTRANSFERRED']._serialized_end=1810
+  _globals['_BATCHTRANSFERRED']._serialized_start=1812
+  _globals['_BATCHTRANSFERRED']._serialized_end=1891
+  _globals['_TRANSFERSPACKED']._serialized_start=1894
+  _globals['_TRANSFERSPACKED']._serialized_end=2032
+  _globals['_UNITSTRANSFERREDBYFORCE']._serialized_start=2035
+  _globals['_UNITSTRANSFERREDBYFORCE']._serialized_end=2172
+  _globals['_TRANSFERREVERSED']._serialized_start=2175
+  _globals['_TRANSFERREVERSED']._serialized_end=2379
+  _globals['_RECEIVABLEREPAID']._serialized_start=2381
+  _globals['_RECEIVABLEREPAID']._serialized_end=2489
+  _globals['_RECEIVABLE']._serialized_start=2491
+  _globals['_RECEIVABLE']._serialized_end=2576
+  _globals['_LISTRECEIVABLESREQUEST']._serialized_start=2578
+  _globals['_LISTRECEIVABLESREQUEST']._serialized_end=2678
+  _globals['_LISTRECEIVABLESRESPONSE']._serialized_start=2680
+  _globals['_LISTRECEIVABLESRESPONSE']._serialized_end=2793
+  _globals['_STREAMTRANSFERSREQUEST']._serialized_start=2795
+  _globals['_STREAMTRANSFERSREQUEST']._serialized_end=2876
+  _globals['_STREAMTRANSFERSRESPONSE']._serialized_start=2878
+  _globals['_STREAMTRANSFERSRESPONSE']._serialized_end=2996
+  _globals['_TRANSFERREFUSAL']._serialized_start=2999
+  _globals['_TRANSFERREFUSAL']._serialized_end=3185
+  _globals['_TRANSFERREFUSAL_METADATAENTRY']._serialized_start=3138
+  _globals['_TRANSFERREFUSAL_METADATAENTRY']._serialized_end=3185
+  _globals['_TRANSFERSERVICE']._serialized_start=3188
+  _globals['_TRANSFERSERVICE']._serialized_end=3891
 # @@protoc_insertion_point(module_scope)

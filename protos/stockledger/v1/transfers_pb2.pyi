@@ -267,8 +267,12 @@ Global___ForceTransferResponse: _TypeAlias = ForceTransferResponse  # noqa: Y015
 
 @_typing.final
 class ReverseTransferRequest(_message.Message):
-    """Reverse a booked transfer by its index: what is free at the destination is taken back; the rest becomes a receivable against the destination's holder,
-    funded from the loss account. Needs approval by default. Refusals: FIELD_*, ENTRY_NOT_FOUND, STATE_UNFIT (not a transfer, or no loss account), REVERSED_ALREADY, ACTION_DUE, UNITS_INSUFFICIENT (loss account).
+    """Reverse a booked transfer (one, by force, a line of a packed entry, or a leg of a batch) by where it stands in the log: what is free at its destination is
+    taken back; the rest becomes a receivable against the destination's holder, funded from the loss account. On a frozen account, or one of a frozen holder,
+    nothing is free. Halts, eligibility and a freeze of who gets back do not stop it. Needs approval by default; of a transfer by force also ROLE_ENFORCER.
+    Refusals in order: FIELD_MISSING, FIELD_MALFORMED, ENTRY_NOT_FOUND, STATE_UNFIT (not a transfer), NOT_PERMITTED (was by force), REVERSED_ALREADY, SAME_ACCOUNT (the loss account
+    is one of the two), ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, PLACE_UNFIT (loss account), STATE_UNFIT (units replaced since, metadata replaced_index), ACTION_DUE, ACCOUNT_CLOSED (who gets
+    back), UNITS_INSUFFICIENT (the destination, where no loss account is named), ACCOUNT_CLOSED, ACCOUNT_FROZEN, HOLDER_NOT_ACTIVE, HOLDER_FROZEN, UNITS_INSUFFICIENT (loss account).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -279,16 +283,19 @@ class ReverseTransferRequest(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     LOSS_ACCOUNT_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUIDv7 that makes a retry safe, scoped to the principal; empty: the ledger makes one. Example: "01932b7e-7c00-7000-8000-000000000001"."""
     validate_only: _builtins.bool
     """Check and answer as if booked, and book nothing. Example: true."""
     index: _builtins.int
-    """Index of the transfer's entry. Example: 99."""
+    """Index of the transfer's entry; of a batch in several parts, of the part. Example: 99."""
     cause: _builtins.str
-    """Why, required. Example: "fat finger"."""
+    """Why, required, at most 140 characters. Example: "fat finger"."""
     loss_account: _builtins.str
     """The account that funds what cannot be taken back; empty: only if all is free. Example: "book:operational-loss"."""
+    position: _builtins.int
+    """Which line of a packed entry, or which leg of a batch's part (counted over all its columns), zero-based; 0 otherwise. Example: 0."""
     @_builtins.property
     def not_after_time(self) -> _timestamp_pb2.Timestamp:
         """Do not book later than this moment; absent: any time. Example: "2026-11-22T18:00:00Z"."""
@@ -302,10 +309,11 @@ class ReverseTransferRequest(_message.Message):
         index: _builtins.int = ...,
         cause: _builtins.str = ...,
         loss_account: _builtins.str = ...,
+        position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_after_time", b"not_after_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "index", b"index", "loss_account", b"loss_account", "not_after_time", b"not_after_time", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "index", b"index", "loss_account", b"loss_account", "not_after_time", b"not_after_time", "position", b"position", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -343,7 +351,11 @@ Global___ReverseTransferResponse: _TypeAlias = ReverseTransferResponse  # noqa: 
 
 @_typing.final
 class RepayReceivableRequest(_message.Message):
-    """Pay a receivable back to the account that funded it. Refusals: FIELD_*, RECEIVABLE_NOT_FOUND, ACCOUNT_*, HOLDER_*, UNITS_INSUFFICIENT."""
+    """Pay a receivable back to the account that funded it, in part or in whole. Refusals in order: FIELD_MISSING, UNITS_NOT_POSITIVE, UNITS_OUT_OF_RANGE, SAME_ACCOUNT,
+    INSTRUMENT_NOT_FOUND, HOLDER_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, PLACE_UNFIT, RECEIVABLE_NOT_FOUND, FIELD_MISSING (loss_account, where several accounts funded),
+    STATE_UNFIT (the account is another holder's, or more than is owed), ACTION_DUE, INSTRUMENT_RETIRED, INSTRUMENT_HALTED, ACCOUNT_CLOSED, ACCOUNT_FROZEN, HOLDER_NOT_ACTIVE,
+    HOLDER_FROZEN, HOLDER_NOT_ELIGIBLE, UNITS_INSUFFICIENT.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -354,6 +366,7 @@ class RepayReceivableRequest(_message.Message):
     INSTRUMENT_FIELD_NUMBER: _builtins.int
     ACCOUNT_FIELD_NUMBER: _builtins.int
     UNITS_FIELD_NUMBER: _builtins.int
+    LOSS_ACCOUNT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUIDv7 that makes a retry safe, scoped to the principal; empty: the ledger makes one. Example: "01932b7e-7c00-7000-8000-000000000001"."""
     validate_only: _builtins.bool
@@ -366,6 +379,8 @@ class RepayReceivableRequest(_message.Message):
     """The holder's account that pays. Example: "book:alice"."""
     units: _builtins.int
     """How much, not above what is owed. Example: 50000000."""
+    loss_account: _builtins.str
+    """The account that funded it; empty: the only one there is. Example: "book:operational-loss"."""
     @_builtins.property
     def not_after_time(self) -> _timestamp_pb2.Timestamp:
         """Do not book later than this moment; absent: any time. Example: "2026-11-22T18:00:00Z"."""
@@ -380,10 +395,11 @@ class RepayReceivableRequest(_message.Message):
         instrument: _builtins.str = ...,
         account: _builtins.str = ...,
         units: _builtins.int = ...,
+        loss_account: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_after_time", b"not_after_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "holder", b"holder", "instrument", b"instrument", "not_after_time", b"not_after_time", "request_id", b"request_id", "units", b"units", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "holder", b"holder", "instrument", b"instrument", "loss_account", b"loss_account", "not_after_time", b"not_after_time", "request_id", b"request_id", "units", b"units", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -592,6 +608,7 @@ class TransferReversed(_message.Message):
     FUNDED_UNITS_FIELD_NUMBER: _builtins.int
     LOSS_ACCOUNT_FIELD_NUMBER: _builtins.int
     HOLDER_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Index of the entry reversed. Example: 99."""
     cause: _builtins.str
@@ -607,9 +624,11 @@ class TransferReversed(_message.Message):
     funded_units: _builtins.int
     """Funded by the loss account, and owed by the holder. Example: 50000000."""
     loss_account: _builtins.str
-    """The account that funded. Example: "book:operational-loss"."""
+    """The account that funded; empty if none. Example: "book:operational-loss"."""
     holder: _builtins.str
-    """Who owes funded_units. Example: "h-1002"."""
+    """Who owes funded_units; empty if none. Example: "h-1002"."""
+    position: _builtins.int
+    """Which line of a packed entry, or which leg of a batch's part, zero-based; 0 otherwise. Example: 0."""
     def __init__(
         self,
         *,
@@ -622,10 +641,11 @@ class TransferReversed(_message.Message):
         funded_units: _builtins.int = ...,
         loss_account: _builtins.str = ...,
         holder: _builtins.str = ...,
+        position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "destination", b"destination", "funded_units", b"funded_units", "holder", b"holder", "index", b"index", "instrument", b"instrument", "loss_account", b"loss_account", "source", b"source", "taken_units", b"taken_units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "destination", b"destination", "funded_units", b"funded_units", "holder", b"holder", "index", b"index", "instrument", b"instrument", "loss_account", b"loss_account", "position", b"position", "source", b"source", "taken_units", b"taken_units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -766,3 +786,117 @@ class ListReceivablesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListReceivablesResponse: _TypeAlias = ListReceivablesResponse  # noqa: Y015
+
+@_typing.final
+class StreamTransfersRequest(_message.Message):
+    """A piece of a transfer stream: commands that are decided in the order in which they are sent, each booked or refused on its own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSFERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def transfers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TransferUnitsRequest]:
+        """1 to 10,000 transfers, each with a request_id: what was not acknowledged when a stream broke is sent again with the same ids, and is booked once.
+        Example: [{request_id: "01932b7e-7c00-7000-8000-000000000001", units: 5}].
+        """
+
+    def __init__(
+        self,
+        *,
+        transfers: _abc.Iterable[Global___TransferUnitsRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["transfers", b"transfers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamTransfersRequest: _TypeAlias = StreamTransfersRequest  # noqa: Y015
+
+@_typing.final
+class StreamTransfersResponse(_message.Message):
+    """A cumulative acknowledgement."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACKNOWLEDGED_COUNT_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
+    acknowledged_count: _builtins.int
+    """Of the transfers sent on this stream, this many from the first one on are answered: refused here or earlier, or booked and durable. Example: 3000."""
+    size: _builtins.int
+    """Size of the log that this answer reflects, in entries. Example: 1000."""
+    @_builtins.property
+    def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___TransferRefusal]:
+        """Those refused among the newly acknowledged. Example: [{position: 2999, reason: "UNITS_INSUFFICIENT"}]."""
+
+    def __init__(
+        self,
+        *,
+        acknowledged_count: _builtins.int = ...,
+        size: _builtins.int = ...,
+        refusals: _abc.Iterable[Global___TransferRefusal] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_count", b"acknowledged_count", "refusals", b"refusals", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamTransfersResponse: _TypeAlias = StreamTransfersResponse  # noqa: Y015
+
+@_typing.final
+class TransferRefusal(_message.Message):
+    """A transfer of a stream that was refused; the others are not affected."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Its position on this stream, zero-based. Example: 2999."""
+    reason: _builtins.str
+    """Why, from errors.proto, without its prefix. Example: "UNITS_INSUFFICIENT"."""
+    explanation: _builtins.str
+    """Why, for people. Example: "book:alice has 100 free AAPLx of 120 (held 20, frozen 0), needed 150"."""
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The names and numbers behind it. Example: {free: "100", needed: "150"}."""
+
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        explanation: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "metadata", b"metadata", "position", b"position", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransferRefusal: _TypeAlias = TransferRefusal  # noqa: Y015

@@ -40,6 +40,11 @@ class TransferServiceStub:
                 request_serializer=stockledger_dot_v1_dot_transfers__pb2.TransferUnitsRequest.SerializeToString,
                 response_deserializer=stockledger_dot_v1_dot_transfers__pb2.TransferUnitsResponse.FromString,
                 _registered_method=True)
+        self.StreamTransfers = channel.stream_stream(
+                '/stockledger.v1.TransferService/StreamTransfers',
+                request_serializer=stockledger_dot_v1_dot_transfers__pb2.StreamTransfersRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_transfers__pb2.StreamTransfersResponse.FromString,
+                _registered_method=True)
         self.TransferBatch = channel.unary_unary(
                 '/stockledger.v1.TransferService/TransferBatch',
                 request_serializer=stockledger_dot_v1_dot_transfers__pb2.TransferBatchRequest.SerializeToString,
@@ -73,6 +78,15 @@ class TransferServiceServicer:
 
     def TransferUnits(self, request, context):
         """Move units. Example: 1.5 AAPLx from alice to bob.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamTransfers(self, request_iterator, context):
+        """Move units one by one, many in flight, each with a result of its own; like transfers share entries and flushes. The server stops reading while too much is
+        unanswered. When the caller has said all, the last acknowledgement covers it. A message that cannot be read ends the stream; what it acknowledged
+        before stays booked. Example: 1,000,000 transfers of a day.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,6 +134,11 @@ def add_TransferServiceServicer_to_server(servicer, server):
                     servicer.TransferUnits,
                     request_deserializer=stockledger_dot_v1_dot_transfers__pb2.TransferUnitsRequest.FromString,
                     response_serializer=stockledger_dot_v1_dot_transfers__pb2.TransferUnitsResponse.SerializeToString,
+            ),
+            'StreamTransfers': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamTransfers,
+                    request_deserializer=stockledger_dot_v1_dot_transfers__pb2.StreamTransfersRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_transfers__pb2.StreamTransfersResponse.SerializeToString,
             ),
             'TransferBatch': grpc.unary_unary_rpc_method_handler(
                     servicer.TransferBatch,
@@ -175,6 +194,33 @@ class TransferService:
             '/stockledger.v1.TransferService/TransferUnits',
             stockledger_dot_v1_dot_transfers__pb2.TransferUnitsRequest.SerializeToString,
             stockledger_dot_v1_dot_transfers__pb2.TransferUnitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamTransfers(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/stockledger.v1.TransferService/StreamTransfers',
+            stockledger_dot_v1_dot_transfers__pb2.StreamTransfersRequest.SerializeToString,
+            stockledger_dot_v1_dot_transfers__pb2.StreamTransfersResponse.FromString,
             options,
             channel_credentials,
             insecure,

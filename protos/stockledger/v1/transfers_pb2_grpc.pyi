@@ -35,6 +35,11 @@ class TransferServiceStub:
     def __new__(cls, channel: _aio.Channel) -> TransferServiceAsyncStub: ...
     TransferUnits: _grpc.UnaryUnaryMultiCallable[_transfers_pb2.TransferUnitsRequest, _transfers_pb2.TransferUnitsResponse]
     """Move units. Example: 1.5 AAPLx from alice to bob."""
+    StreamTransfers: _grpc.StreamStreamMultiCallable[_transfers_pb2.StreamTransfersRequest, _transfers_pb2.StreamTransfersResponse]
+    """Move units one by one, many in flight, each with a result of its own; like transfers share entries and flushes. The server stops reading while too much is
+    unanswered. When the caller has said all, the last acknowledgement covers it. A message that cannot be read ends the stream; what it acknowledged
+    before stays booked. Example: 1,000,000 transfers of a day.
+    """
     TransferBatch: _grpc.UnaryUnaryMultiCallable[_transfers_pb2.TransferBatchRequest, _transfers_pb2.TransferBatchResponse]
     """Move many, all or none. Example: 5,000 legs."""
     ForceTransfer: _grpc.UnaryUnaryMultiCallable[_transfers_pb2.ForceTransferRequest, _transfers_pb2.ForceTransferResponse]
@@ -53,6 +58,11 @@ class TransferServiceAsyncStub(TransferServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     TransferUnits: _aio.UnaryUnaryMultiCallable[_transfers_pb2.TransferUnitsRequest, _transfers_pb2.TransferUnitsResponse]  # type: ignore[assignment]
     """Move units. Example: 1.5 AAPLx from alice to bob."""
+    StreamTransfers: _aio.StreamStreamMultiCallable[_transfers_pb2.StreamTransfersRequest, _transfers_pb2.StreamTransfersResponse]  # type: ignore[assignment]
+    """Move units one by one, many in flight, each with a result of its own; like transfers share entries and flushes. The server stops reading while too much is
+    unanswered. When the caller has said all, the last acknowledgement covers it. A message that cannot be read ends the stream; what it acknowledged
+    before stays booked. Example: 1,000,000 transfers of a day.
+    """
     TransferBatch: _aio.UnaryUnaryMultiCallable[_transfers_pb2.TransferBatchRequest, _transfers_pb2.TransferBatchResponse]  # type: ignore[assignment]
     """Move many, all or none. Example: 5,000 legs."""
     ForceTransfer: _aio.UnaryUnaryMultiCallable[_transfers_pb2.ForceTransferRequest, _transfers_pb2.ForceTransferResponse]  # type: ignore[assignment]
@@ -74,6 +84,17 @@ class TransferServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_transfers_pb2.TransferUnitsResponse, _abc.Awaitable[_transfers_pb2.TransferUnitsResponse]]:
         """Move units. Example: 1.5 AAPLx from alice to bob."""
+
+    @_abc_1.abstractmethod
+    def StreamTransfers(
+        self,
+        request_iterator: _MaybeAsyncIterator[_transfers_pb2.StreamTransfersRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_transfers_pb2.StreamTransfersResponse], _abc.AsyncIterator[_transfers_pb2.StreamTransfersResponse]]:
+        """Move units one by one, many in flight, each with a result of its own; like transfers share entries and flushes. The server stops reading while too much is
+        unanswered. When the caller has said all, the last acknowledgement covers it. A message that cannot be read ends the stream; what it acknowledged
+        before stays booked. Example: 1,000,000 transfers of a day.
+        """
 
     @_abc_1.abstractmethod
     def TransferBatch(

@@ -1,0 +1,204 @@
+"""Wallets: bound to a holder by their own signature, and what stands on a lost account recovered.
+
+command         event
+BindWallet      WalletBound
+RecoverWallet   WalletRecovered, in parts of 256 instruments
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from ledger.errors import refusal
+from ledger.rules.accounts import add_account, change_account, next_account_number
+from ledger.rules.approvals import check_role
+from ledger.rules.checks import (
+    check_account_open,
+    check_holder,
+    check_not_due,
+    check_party,
+    check_present,
+    check_text,
+    find_book_account,
+    find_holder,
+)
+from ledger.rules.transfers import check_two_accounts
+from ledger.wallet_signatures import (
+    EVM_SIGNATURE_BYTES,
+    SOLANA_SIGNATURE_BYTES,
+    evm_address,
+    evm_signer,
+    solana_public_key,
+    solana_signed,
+)
+from stockledger.v1.accounts_pb2 import (
+    BindWalletRequest,
+    BindWalletResponse,
+    RecoverWalletRequest,
+    RecoverWalletResponse,
+    WalletBound,
+    WalletRecovered,
+)
+from stockledger.v1.approvals_pb2 import Role
+from stockledger.v1.common_pb2 import Movement
+from stockledger.v1.errors_pb2 import Reason
+
+if TYPE_CHECKING:
+    from ledger.rules.context import Context, Decided
+    from ledger.state import Account, State
+
+CHAIN_ID_MAX: Final = (1 << 63) - 37
+"""Half of 2^64 - 1, less 36 (EIP-2294): what fits everywhere."""
+MOVEMENTS_PER_ENTRY_MAX: Final = 256
+"""At most 180 bytes each with the longest names: 46,080 of a leaf's 65,535 bytes."""
+
+_EVM: Final = re.compile(r"eip155:([1-9][0-9]{0,18}):0x([0-9A-Fa-f]{40})")
+_SOLANA: Final = re.compile(r"solana:[1-9A-HJ-NP-Za-km-z]{32}:([1-9A-HJ-NP-Za-km-z]{32,44})")
+
+
+def wallet_text(ledger_id: str, account: str, holder: str) -> str:
+    """Return the text that a wallet signs; the ledger's id keeps a signature from counting in another ledger.
+
+    Example: "stockledger: bind eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F to holder h-1001 in ledger acme".
+    """
+    return f"stockledger: bind {account} to holder {holder} in ledger {ledger_id}"
+
+
+def _malformed_wallet(account: str, cause: str) -> Exception:
+    return refusal(Reason.REASON_FIELD_MALFORMED, f"account {account!r} {cause}", field="account", value=account)
+
+
+def check_wallet(account: str) -> int:
+    """Refuse a wallet's name that is not CAIP-10 in its one canonical spelling; return how many bytes its signature has.
+
+    One wallet must have one name, or it could be bound twice: hence the EIP-55 checksum, and base58 of exactly 32 bytes.
+
+    Source: CAIP-10 with the namespaces eip155 and solana.
+    """
+    evm = _EVM.fullmatch(account)
+    if evm is not None:
+        chain_id, digits = evm.groups()
+        if int(chain_id) > CHAIN_ID_MAX:
+            raise _malformed_wallet(account, f"has a chain id above {CHAIN_ID_MAX}")
+        expected = evm_address(bytes.fromhex(digits))
+        if "0x" + digits != expected:
+            raise _malformed_wallet(account, f"does not have its EIP-55 checksum, it should end in {expected}")
+        return EVM_SIGNATURE_BYTES
+    solana = _SOLANA.fullmatch(account)
+    if solana is None:
+        raise _malformed_wallet(account, "is not of the form eip155:<chain id>:0x<40 digits> or solana:<genesis hash>:<public key>")
+    if solana_public_key(solana[1]) is None:
+        raise _malformed_wallet(account, "does not end in the base58 of 32 bytes")
+    return SOLANA_SIGNATURE_BYTES
+
+
+def check_wallet_signature(ledger_id: str, command: BindWalletRequest) -> None:
+    """Refuse a signature that the wallet did not make over the text that binds it."""
+    text = wallet_text(ledger_id, command.account, command.holder)
+    address = command.account.rpartition(":")[2]
+    public_key = None if command.account.startswith("eip155:") else solana_public_key(address)
+    if public_key is None:
+        signed = evm_signer(text, command.signature) == address
+    else:
+        signed = solana_signed(text, command.signature, public_key)
+    if not signed:
+        message = f"the signature is not one of {command.account} over {text!r}"
+        raise refusal(Reason.REASON_SIGNATURE_INVALID, message, signer=command.account, text=text)
+
+
+def decide_bind(state: State, command: BindWalletRequest, context: Context) -> list[WalletBound]:
+    check_present(account=command.account, holder=command.holder)
+    if not command.signature:
+        raise refusal(Reason.REASON_FIELD_MISSING, "signature is empty", field="signature")
+    length = check_wallet(command.account)
+    if len(command.signature) != length:
+        message = f"signature has {len(command.signature)} bytes, one of {command.account} has {length}"
+        raise refusal(Reason.REASON_FIELD_MALFORMED, message, field="signature", bytes=len(command.signature), needed=length)
+    holder = find_holder(state, command.holder)
+    bound = state.accounts.get(command.account)
+    if bound is not None:
+        message = f"{bound.name} is bound to holder {bound.holder} already"
+        raise refusal(Reason.REASON_WALLET_BOUND, message, account=bound.name, holder=bound.holder)
+    check_holder(holder)
+    check_wallet_signature(state.ledger_id, command)
+    return [WalletBound(account=command.account, number=next_account_number(state), holder=command.holder, signature=command.signature)]
+
+
+def evolve_bound(state: State, event: WalletBound, decided: Decided) -> None:
+    add_account(state, event.account, event.number, event.holder)
+
+
+def decide_recover(state: State, command: RecoverWalletRequest, context: Context) -> list[WalletRecovered]:
+    """Move everything by force. What is on hold or frozen must be dealt with first: no stop may be lost on the way."""
+    check_role(state, context, Role.ROLE_ENFORCER)
+    check_present(lost_account=command.lost_account, account=command.account)
+    check_text("evidence", command.evidence)
+    check_two_accounts(command.lost_account, command.account)
+    lost = find_book_account(state, command.lost_account, "lost_account")
+    account = find_book_account(state, command.account)
+    check_account_open(lost)
+    if lost.holder != account.holder:
+        message = f"{lost.name} is of holder {lost.holder}, {account.name} of {account.holder}"
+        raise refusal(
+            Reason.REASON_STATE_UNFIT,
+            message,
+            lost_account=lost.name,
+            account=account.name,
+            holder=lost.holder,
+            other_holder=account.holder,
+        )
+    movements = _everything(state, lost, account, context.decision_time_us)
+    check_party(state, account)
+    _check_nothing_stopped(state, lost)
+    return [
+        WalletRecovered(
+            lost_account=lost.name,
+            account=account.name,
+            evidence=command.evidence,
+            movements=movements[start : start + MOVEMENTS_PER_ENTRY_MAX],
+        )
+        for start in range(0, max(len(movements), 1), MOVEMENTS_PER_ENTRY_MAX)
+    ]
+
+
+def _everything(state: State, lost: Account, account: Account, now_us: int) -> list[Movement]:
+    """Return the movements of all that stands on the lost account, at today's terms."""
+    movements = []
+    for symbol in sorted(state.instruments):
+        instrument = state.instruments[symbol]
+        units = state.holding(instrument.number, lost.number)
+        if units:
+            check_not_due(instrument, now_us)
+            movements.append(Movement(instrument=symbol, source=lost.name, destination=account.name, units=units))
+    return movements
+
+
+def _check_nothing_stopped(state: State, lost: Account) -> None:
+    """Refuse while units of the lost account are on hold or frozen."""
+    for symbol in sorted(state.instruments):
+        number = state.instruments[symbol].number
+        held, frozen = state.held(number, lost.number), state.frozen(number, lost.number)
+        if held or frozen:
+            message = (
+                f"{lost.name} has {held} {symbol} on hold and {frozen} frozen: release the holds, and freeze the units at the other account"
+            )
+            raise refusal(Reason.REASON_STATE_UNFIT, message, account=lost.name, instrument=symbol, held=held, frozen=frozen)
+
+
+def evolve_recovered(state: State, event: WalletRecovered, decided: Decided) -> None:
+    accounts = state.accounts
+    for movement in event.movements:
+        number = state.instruments[movement.instrument].number
+        state.post(number, accounts[movement.source].number, accounts[movement.destination].number, movement.units)
+    change_account(state, event.lost_account, freeze_reference=event.evidence)
+
+
+COMMANDS = {
+    BindWalletRequest: (decide_bind, BindWalletResponse),
+    RecoverWalletRequest: (decide_recover, RecoverWalletResponse),
+}
+EVENTS = {
+    WalletBound: evolve_bound,
+    WalletRecovered: evolve_recovered,
+}
