@@ -112,6 +112,7 @@ def _rebuild(reason: Reason.ValueType, message: str, metadata: dict[str, str]) -
 _EXCEPTIONS_BY_REASON: dict[int, type[LedgerError]] = {
     Reason.REASON_ACTION_DUE: ActionDue,
     Reason.REASON_TOO_MANY_REQUESTS: Overloaded,
+    Reason.REASON_MESSAGE_TOO_LARGE: Overloaded,
 }
 # The enum is numbered in blocks; the last number of each block and the exception of the block.
 _EXCEPTIONS_BY_RANGE: tuple[tuple[int, type[LedgerError]], ...] = (

@@ -48,7 +48,12 @@ def fold_log(state: State, log: Log, stop: int, progress: Progress | None = None
     """
     start = state.size
     for index, _, data in log.read_checked(start, stop):
-        fold(state, parse_entry(data, index), data)
+        entry = parse_entry(data, index)
+        try:
+            fold(state, entry, data)
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+            message = f"entry {index} cannot follow the books before it: {type(error).__name__} {error}"
+            raise refusal(Reason.REASON_LOG_CORRUPT, message, index=index) from error
         if progress is not None and (index + 1 - start) % _PROGRESS_EVERY == 0:
             progress(index + 1, stop)
     if progress is not None:

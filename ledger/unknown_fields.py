@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from google.protobuf.message import Message
 
-_NESTED: dict[str, tuple[tuple[str, bool], ...]] = {}
-"""By message type: its fields that are messages themselves, and whether they are repeated. Well-known types have no unknown fields of ours."""
+
+class _Nested(NamedTuple):
+    """The fields of a message type that are messages themselves; maps are not followed, their values are plain."""
+
+    single: tuple[str, ...]
+    repeated: tuple[str, ...]
+    choices: tuple[tuple[str, frozenset[str]], ...]
+    """(oneof, those of its fields that are messages): one question instead of sixty for an Entry."""
 
 
-def _nested(message: Message) -> tuple[tuple[str, bool], ...]:
-    name = message.DESCRIPTOR.full_name
-    found = _NESTED.get(name)
-    if found is None:
-        found = tuple(
-            (field.name, bool(field.is_repeated))
-            for field in message.DESCRIPTOR.fields
-            if field.type == FieldDescriptor.TYPE_MESSAGE and not field.message_type.GetOptions().map_entry
-        )
-        _NESTED[name] = found
+_NESTED: dict[type[Any], _Nested] = {}
+
+
+def _nested(kind: type[Any]) -> _Nested:
+    fields = [
+        field
+        for field in kind.DESCRIPTOR.fields
+        if field.type == FieldDescriptor.TYPE_MESSAGE and not field.message_type.GetOptions().map_entry
+    ]
+    oneofs = {field.containing_oneof.name for field in fields if field.containing_oneof is not None}
+    found = _NESTED[kind] = _Nested(
+        single=tuple(field.name for field in fields if not field.is_repeated and field.containing_oneof is None),
+        repeated=tuple(field.name for field in fields if field.is_repeated),
+        choices=tuple(
+            (oneof, frozenset(field.name for field in fields if field.containing_oneof is not None and field.containing_oneof.name == oneof))
+            for oneof in sorted(oneofs)
+        ),
+    )
     return found
 
 
@@ -34,16 +46,22 @@ def find_unknown_field(message: Message) -> str | None:
     unknown = UnknownFieldSet(message)
     if len(unknown):
         return str(unknown[0].field_number)
-    for name, repeated in _nested(message):
-        children: Iterable[Any]
-        if repeated:
-            children = getattr(message, name)
-        elif message.HasField(name):
-            children = (getattr(message, name),)
-        else:
-            continue
-        for child in children:
+    kind = type(message)
+    nested = _NESTED.get(kind) or _nested(kind)
+    for name in nested.single:
+        if message.HasField(name):
+            found = find_unknown_field(getattr(message, name))
+            if found is not None:
+                return f"{name}.{found}"
+    for name in nested.repeated:
+        for child in getattr(message, name):
             found = find_unknown_field(child)
             if found is not None:
                 return f"{name}.{found}"
+    for oneof, names in nested.choices:
+        chosen = message.WhichOneof(oneof)
+        if chosen in names:
+            found = find_unknown_field(getattr(message, chosen))
+            if found is not None:
+                return f"{chosen}.{found}"
     return None

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from command_line import entries_of
+
+from ledger import Ledger
+from services.cli.output import decimal_text, parse_decimal_text, ratio_text
+
+
+@pytest.fixture
+def show(run, books_at):
+    """Show something of the small story, as of its end: then nothing depends on the hour of the test."""
+    with Ledger.open(books_at, read_only=True) as books:
+        size = books.size
+    return lambda *arguments: run("show", *arguments, "--as-of-size", size, "--store", books_at)
+
+
+GOLDEN = {
+    ("instruments",): """
+symbol  name             kind   underlying isin  decimals  multiplier    authorised units  halted operations  retired
+------  ---------------  -----  ---------------  --------  ----------  ------------------  -----------------  -------
+AAPLx   AAPLx tokenised  stock  US0378331005            8           1  100,000,000.00000000
+USDC    USDC cash        cash                           6           1  10,000,000,000.000000
+""",
+    ("register", "AAPLx"): """
+instrument  account          holder         units  held units  frozen units  free units
+----------  ---------------  ------  ------------  ----------  ------------  ----------
+AAPLx       ledger:issuance          -10.50000000  0.00000000    0.00000000  0.00000000
+AAPLx       book:alice       h-1       9.00000000  0.00000000    0.00000000  9.00000000
+AAPLx       book:bob         h-2       1.50000000  0.00000000    0.00000000  1.50000000
+""",
+    ("holdings", "--holder", "h-2", "--units"): """
+instrument  account   holder        units  held units  frozen units   free units
+----------  --------  ------  -----------  ----------  ------------  -----------
+AAPLx       book:bob  h-2     150,000,000           0             0  150,000,000
+""",
+    ("supply", "AAPLx"): """
+instrument  supply units      authorised units  multiplier
+----------  ------------  --------------------  ----------
+AAPLx        10.50000000  100,000,000.00000000           1
+""",
+    ("reserves",): """
+instrument  settled shares  received shares  delivered shares  reserve shares  needed shares  shortfall  evidence
+----------  --------------  ---------------  ----------------  --------------  -------------  ---------  ----------------------------------------------------
+AAPLx                1,000                0                 0           1,000           10.5             custodian_signed by alpaca until 2026-11-23T18:00:00Z
+""",
+    ("accounts", "--holder", "h-1"): """
+account     number  holder  closed  freeze reference
+----------  ------  ------  ------  ----------------
+book:alice      16  h-1
+""",
+    ("holds",): "no holds after 16 entries",
+}
+
+
+def _words(table: str) -> list[list[str]]:
+    """Return the words of a table: what stands where is the business of one test, not of all."""
+    return [line.split() for line in table.strip().splitlines() if not line.startswith("---")]
+
+
+@pytest.mark.parametrize("arguments", GOLDEN, ids=" ".join)
+def test_golden_tables(show, arguments):
+    done = show(*arguments)
+    assert (done.code, done.err) == (0, "")
+    assert _words(done.out) == _words(GOLDEN[arguments])
+
+
+def test_columns_are_aligned_and_numbers_stand_right(show):
+    lines = show("supply").lines
+    assert lines == [
+        "instrument  supply units       authorised units  multiplier",
+        "----------  ------------  ---------------------  ----------",
+        "AAPLx        10.50000000   100,000,000.00000000           1",
+        "USDC            0.000000  10,000,000,000.000000           1",
+    ]
+
+
+def test_every_list_there_is_can_be_shown(run, show):
+    told = run("show").err
+    names = told.rpartition(": ")[2].strip().split(", ")
+    assert {"instruments", "holders", "register", "approvals", "approval-policies", "roles", "log"} <= set(names)
+    for name in names:
+        arguments = ("AAPLx",) if name in ("register", "eligibility") else ()
+        done = show(name, *arguments, "--json")
+        assert done.code == 0, done.err
+        if name != "log":
+            assert done.json["size"] == 16
+
+
+def test_json_has_everything_in_protobuf_json(show):
+    answer = show("register", "AAPLx", "--json").json
+    assert answer["more"] is False
+    assert answer["register"][2] == {
+        "instrument": "AAPLx",
+        "account": "book:bob",
+        "holder": "h-2",
+        "units": "150000000",
+        "held_units": "0",
+        "frozen_units": "0",
+        "free_units": "150000000",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        (("holders", "--json"), 2),
+        (("holders", "h-2", "--json"), 1),
+        (("holdings", "--json"), 3),
+        (("holdings", "book:bob", "--json"), 1),
+        (("holdings", "--instrument", "USDC", "--json"), 0),
+        (("holdings", "--instrument", "AAPLx", "--holder", "h-1", "--json"), 1),
+        (("register", "--instrument", "AAPLx", "--account", "book:bob", "--json"), 1),
+        (("instruments", "USDC", "--json"), 1),
+        (("supply", "--json"), 2),
+        (("custodians", "alpaca", "--json"), 1),
+        (("accounts", "--limit", "3", "--json"), 3),
+    ],
+)
+def test_filters(show, arguments, count):
+    answer = show(*arguments).json
+    assert len(answer[arguments[0]]) == count
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("register", "ZZZx"), 1, "INSTRUMENT_NOT_FOUND: no instrument 'ZZZx'"),
+        (("register",), 1, "FIELD_MISSING: instrument is empty"),
+        (("holdings", "book:zoe"), 1, "ACCOUNT_NOT_FOUND: no account 'book:zoe'"),
+        (("supply", "--holder", "h-1"), 64, "supply cannot be narrowed down by holder"),
+        (("holding",), 64, "'holding' is not among them (did you mean holdings?)"),
+        (("log", "x"), 64, "the index of an entry is a whole number, not 'x'"),
+        (("log", "16"), 1, "INDEX_BEYOND_LOG: index 16 is beyond the log of 16"),
+        (("log", "--from-index", "17"), 1, "INDEX_BEYOND_LOG: index 17 is beyond the log of 16"),
+        (("log", "--kind", "unit_transferred"), 64, "--kind unit_transferred is not an event (did you mean units_transferred?)"),
+        (("holders", "--limit", "-1"), 64, "--limit is -1, it must not be below zero"),
+    ],
+)
+def test_what_cannot_be_shown_is_said(show, arguments, code, message):
+    done = show(*arguments)
+    assert done.code == code
+    assert message in done.err
+
+
+def test_as_of_a_size_and_a_moment(run, books_at):
+    shown = lambda *when: run("show", "instruments", "--json", "--store", books_at, *when).json  # noqa: E731
+    assert [each["symbol"] for each in shown("--as-of-size", 2)["instruments"]] == ["AAPLx"]
+    assert shown("--as-of-time", "2026-11-22T18:00:00.000001Z")["size"] == 2
+    assert shown("--as-of-time", "2026-11-22")["size"] == 0
+    assert shown("--as-of-time", "2026-11-22T19:00:00+01:00")["size"] == 1
+    assert run("show", "holders", "--store", books_at, "--as-of-size", 17).code == 1
+    assert run("show", "holders", "--store", books_at, "--as-of-time", "yesterday").code == 64
+    assert run("show", "holders", "--store", books_at, "--as-of-time", "2026-11-22", "--as-of-size", 1).code == 64
+
+
+def test_a_snapshot_is_used_unless_it_is_beyond(run, books_at):
+    assert run("snapshot", "--store", books_at).code == 0
+    assert len(run("show", "instruments", "--json", "--store", books_at).json["instruments"]) == 2
+    assert len(run("show", "instruments", "--json", "--store", books_at, "--as-of-size", 2).json["instruments"]) == 1
+
+
+def test_more_than_the_limit_is_said(show):
+    done = show("accounts", "--limit", 2)
+    assert len(done.lines) == 4
+    assert done.err == "there are more than these 2; --limit 0 shows all\n"
+
+
+def test_the_log_is_a_table_or_lines_of_json(run, books_at):
+    table = run("show", "log", "--from-index", -1, "--store", books_at)
+    assert table.lines[2].split()[:4] == ["15", "2026-11-22T18:00:00.000013Z", "operator", "units_transferred"]
+    assert table.lines[2].endswith("instrument=AAPLx source=book:alice destination=book:bob units=150000000 reference=first")
+    lines = [json.loads(line) for line in run("show", "log", "--json", "--store", books_at).lines]
+    assert [line["index"] for line in lines] == list(range(len(entries_of(books_at))))
+    assert lines[0]["entry"]["ledger_opened"]["ledger"] == "acme"
+    by_kind = run("show", "log", "--kind", "units_issued", "--json", "--store", books_at)
+    assert [json.loads(line)["index"] for line in by_kind.lines] == [14]
+    by_carol = run("show", "log", "--principal", "carol", "--json", "--store", books_at)
+    assert [json.loads(line)["index"] for line in by_carol.lines] == [8, 9, 13, 14]
+    one = run("show", "log", 15, "--store", books_at).json
+    assert one["entry"]["units_transferred"]["units"] == "150000000"
+    assert one["decision_time"] == "2026-11-22T18:00:00.000013Z"
+    assert one["request_id"][14] == "7"
+
+
+@pytest.mark.parametrize(
+    ("units", "decimals", "text"),
+    [
+        (150_000_000, 8, "1.50000000"),
+        (-123_456_789_012, 8, "-1,234.56789012"),
+        (5, 0, "5"),
+        (1_234_567, 0, "1,234,567"),
+        (1, 6, "0.000001"),
+    ],
+)
+def test_units_are_written_with_their_decimals(units, decimals, text):
+    assert decimal_text(units, decimals) == text
+    assert parse_decimal_text(text.replace(",", "").removeprefix("-"), decimals) == abs(units)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(10**18, "1"), (10**19, "10"), (999_500_000_000_000_000, "0.9995"), (10**22, "10,000"), (0, "0"), (1, f"0.{1:018}")]
+)
+def test_a_ratio_is_written_without_trailing_zeros(value, text):
+    assert ratio_text(value, 18) == text
+
+
+@pytest.mark.parametrize("text", ["", ".", "1.", ".5", "1,5", "1e3", "+1", "-1", "1.5.5", "0.000000001", "१"])
+def test_what_is_no_decimal_number_is_refused(text):
+    with pytest.raises(ValueError, match="is not a number such as|has more than 8 decimals"):
+        parse_decimal_text(text, 8)

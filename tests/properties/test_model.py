@@ -1,0 +1,243 @@
+"""All commands of the rules, in any order, against a model of plain dicts; every invariant after every step."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import hypothesis
+import pytest
+from commands import CASH, HOLDERS, KEY, MAKERS, NAMES, PRINCIPALS, SYMBOLS, evidence, signed
+from durable import fund, make_faulty
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from model import WITHOUT_UNITS, Model
+from scenario import Scenario, account, cash, check_invariants, enforcer, holder, stock
+
+from ledger import LedgerError
+from ledger.errors import refusal
+from ledger.replay import latest_state
+from ledger.rules import EVENT_FIELDS, RULES
+from ledger.snapshots import decode_state, encode_state
+from stockledger.v1.approvals_pb2 import ApproveCommandRequest
+from stockledger.v1.corporate_actions_pb2 import TakeDueStepsRequest
+from stockledger.v1.errors_pb2 import Reason
+from stockledger.v1.holds_pb2 import ExecuteHoldRequest, PlaceHoldRequest
+from stockledger.v1.issuance_pb2 import FillSubscriptionRequest, RequestSubscriptionRequest, SettleFillRequest
+from stockledger.v1.redemptions_pb2 import FillRedemptionRequest, RequestRedemptionRequest, SettleRedemptionRequest
+from stockledger.v1.reserves_pb2 import OpenCustodyAccountRequest, RegisterCustodianRequest
+from stockledger.v1.settlement_pb2 import SettleTradesRequest
+from stockledger.v1.transfers_pb2 import ForceTransferRequest, TransferBatchRequest, TransferUnitsRequest
+
+COMMANDS = sorted(MAKERS, key=lambda command: command.DESCRIPTOR.name)
+OFTEN = [
+    TransferUnitsRequest, TransferBatchRequest, PlaceHoldRequest, ExecuteHoldRequest, SettleTradesRequest, ApproveCommandRequest,
+    RequestSubscriptionRequest, FillSubscriptionRequest, SettleFillRequest, RequestRedemptionRequest, FillRedemptionRequest,
+    SettleRedemptionRequest, TakeDueStepsRequest,
+]  # fmt: skip
+CHOICES = [*COMMANDS, *OFTEN, *OFTEN]
+SEEDS = st.integers(0, 2**24 - 1)
+"""Up to here Hypothesis draws uniformly; of a longer range it would mostly draw small numbers, and so the same steps."""
+OUTCOMES: dict[str, set[str]] = {}
+"""Which answers each command has had in this run, for the test that looks whether the machine reaches deep enough."""
+
+
+def custody(symbol: str, isin: str, number: int) -> OpenCustodyAccountRequest:
+    return OpenCustodyAccountRequest(custody_account=f"alpaca/{number}", custodian="alpaca", isin=isin, instrument=symbol)
+
+
+class Books(RuleBasedStateMachine):
+    """One ledger in memory beside its model."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.scenario = Scenario()
+        self.books = self.scenario.books
+        self.model = Model()
+        self.faulty = make_faulty(self.books)
+        self.seen = 0
+        self.scenario.given(stock("AAPLx", "US0378331005", decimals=2), stock("NVDAx", "US67066G1040", decimals=2), *map(cash, CASH))
+        self.scenario.given(*map(holder, HOLDERS[:3]), *(account(name, HOLDERS[n % 3]) for n, name in enumerate(NAMES)), enforcer())
+        self.scenario.given(RegisterCustodianRequest(custodian="alpaca", name="Alpaca", public_key=bytes(KEY.verify_key)))
+        self.scenario.given(custody("AAPLx", "US0378331005", 1), custody("NVDAx", "US67066G1040", 2))
+        for name in NAMES:
+            for symbol in (*SYMBOLS, *CASH):
+                fund(self.books, symbol, name, 1000)
+        for number in (1, 2):
+            self.scenario.given(signed(evidence(self.books._state, f"alpaca/{number}")))
+        self.check()
+
+    @precondition(lambda self: hasattr(self, "scenario"))
+    @rule(seed=SEEDS)
+    def live(self, seed: int) -> None:
+        """Ask for some commands one after the other, and mostly approve what waits."""
+        random = self.random(seed)
+        for _ in range(random.randint(1, 20)):
+            self.ask(random)
+            waiting = sorted(self.books._state.approvals)
+            if waiting and random.random() < 0.6:
+                self.execute(ApproveCommandRequest(approval=random.choice(waiting)), random.choice(["approver", "approver", "second"]))
+
+    def ask(self, random: random.Random) -> None:
+        """Ask for any command, of a principal who may or may not; first, sometimes, on a store that fails."""
+        command = self.make(random.choice(CHOICES), random)
+        principal = random.choice([*PRINCIPALS, "operator", "operator", "operator"])
+        if random.random() < 1 / 4:
+            self.fail(command, principal)
+        suffices = self.suffices(command)
+        outcome = self.execute(command, principal)
+        if suffices is not None and outcome in {"booked", "UNITS_INSUFFICIENT"}:
+            assert (outcome == "booked") == suffices, (command, outcome)
+
+    @precondition(lambda self: hasattr(self, "scenario"))
+    @rule(seed=SEEDS)
+    def pack(self, seed: int) -> None:
+        """Send a run of transfers packed; each is judged by what the ones before it have moved."""
+        random = self.random(seed)
+        commands = [self.make(TransferUnitsRequest, random) for _ in range(random.randint(1, 8))]
+        waits = self.books._state.approval_policies.get("TransferUnits")
+        for command, answer in zip(commands, self.books.execute_many(commands, pack=True), strict=True):
+            instrument, source, units = command.instrument, command.source, command.units
+            if waits is not None and waits.approvals_needed:
+                break
+            if not isinstance(answer, LedgerError):
+                assert self.model.free(instrument, source) >= units, command
+                self.model.move(instrument, source, command.destination, units)
+            elif answer.reason_name == "UNITS_INSUFFICIENT":
+                assert self.model.free(instrument, source) < units, command
+        self.model = self.rebuilt()
+        self.check()
+
+    @precondition(lambda self: hasattr(self, "scenario"))
+    @rule(seconds=st.sampled_from([1, 100, 2_000, 20_000, 90_000]), due=st.booleans())
+    def pass_time(self, seconds: int, due: bool) -> None:
+        self.scenario.pass_time(seconds)
+        if due:
+            self.execute(TakeDueStepsRequest(), "operator")
+
+    def random(self, seed: int) -> random.Random:
+        """Return the chances of this step, other ones in every step."""
+        return random.Random(f"{seed} at {self.books.size}")
+
+    def make(self, command: Any, chances: random.Random) -> Any:
+        return MAKERS[command](lambda chance: chance(chances), self.books._state)
+
+    def rebuilt(self) -> Model:
+        """Return the model of what had been applied, from the log."""
+        model = Model()
+        for _, entry in self.books.tail():
+            model.apply(entry)
+        self.seen = self.books.size
+        return model
+
+    def execute(self, command: Any, principal: str) -> str:
+        """Ask, take note of the outcome, and check everything."""
+        before = self.books.size
+        try:
+            answer = self.books.execute(command, principal=principal)
+        except LedgerError as error:
+            outcome = error.reason_name
+            assert self.books.size == before, "a refusal books nothing"
+        else:
+            outcome = "waits" if answer.booking.approval else "booked"
+            assert self.books.size > before
+        OUTCOMES.setdefault(type(command).DESCRIPTOR.name, set()).add(outcome)
+        self.check()
+        return outcome
+
+    def fail(self, command: Any, principal: str) -> None:
+        """Ask while the store is away: whatever was decided must be undone exactly."""
+        self.faulty.before = refusal(Reason.REASON_STORE_UNAVAILABLE, "away", store="test")
+        with pytest.raises(LedgerError):
+            self.books.execute(command, principal=principal)
+        self.faulty.before = None
+        assert self.books._state == self.last, "what failed left a trace"
+        assert _used(self.books._state.profiles) == _used(self.last.profiles)
+
+    def suffices(self, command: Any) -> bool | None:
+        """Say by the model whether the units are there; None for commands it does not judge, or where something else is asked first."""
+        model, waits = self.model, self.books._state.approval_policies
+        policy = waits.get(type(command).DESCRIPTOR.name.removesuffix("Request"))
+        if policy is not None and policy.approvals_needed:
+            return None
+        if isinstance(command, TransferUnitsRequest):
+            return model.free(command.instrument, command.source) >= command.units
+        if isinstance(command, PlaceHoldRequest):
+            return model.free(command.instrument, command.account) >= command.units
+        if isinstance(command, ForceTransferRequest):
+            return model.unheld(command.instrument, command.source) >= command.units
+        if isinstance(command, TransferBatchRequest):
+            return self.batch_suffices(command)
+        return None
+
+    def batch_suffices(self, command: Any) -> bool:
+        """Walk the legs in their order."""
+        free: dict[tuple[str, int], int] = {}
+        for legs in command.legs:
+            for source, destination, units in zip(legs.sources, legs.destinations, legs.units, strict=True):
+                for number in (source, destination):
+                    name = self.model.accounts.get(number, "")
+                    free.setdefault((legs.instrument, number), self.model.free(legs.instrument, name))
+                if free[legs.instrument, source] < units:
+                    return False
+                free[legs.instrument, source] -= units
+                free[legs.instrument, destination] += units
+        return True
+
+    def check(self) -> None:
+        """Everything that must hold after every step."""
+        books, state = self.books, self.books._state
+        for _, entry in books.tail(self.seen):
+            self.model.apply(entry)
+        self.seen = books.size
+        self.model.compare(state)
+        check_invariants(state)
+        assert latest_state(books.log) == state, "replay gives another state"
+        self.last = decode_state(encode_state(state))
+        assert self.last == state, "the snapshot gives another state"
+        assert state.journal is None
+
+    def teardown(self) -> None:
+        if hasattr(self, "scenario"):
+            self.books.log.check()
+            self.books.close()
+
+
+def _used(column: Any) -> bytes:
+    return column.tobytes().rstrip(b"\0")
+
+
+QUICK = settings(
+    max_examples=30,
+    stateful_step_count=30,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_all_commands_against_plain_dicts(seed):
+    run_state_machine_as_test(hypothesis.seed(seed)(Books), settings=QUICK)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", range(10, 14))
+def test_all_commands_against_plain_dicts_for_long(seed):
+    OUTCOMES.clear()
+    run_state_machine_as_test(hypothesis.seed(seed)(Books), settings=settings(QUICK, max_examples=100, stateful_step_count=100))
+    never = [command.DESCRIPTOR.name for command in COMMANDS if not OUTCOMES.get(command.DESCRIPTOR.name, set()) & {"booked", "waits"}]
+    assert not never, f"never accepted: {never}"
+
+
+def test_every_command_of_the_rules_is_driven():
+    assert set(MAKERS) == set(RULES)
+
+
+def test_every_event_of_the_rules_has_its_meaning_in_the_model():
+    for field in EVENT_FIELDS.values():
+        assert (field in WITHOUT_UNITS) != hasattr(Model, field), field
