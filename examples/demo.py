@@ -1,0 +1,232 @@
+"""The main job, from an empty folder to an audited book, in one process on the embedded store: `make demo`.
+
+A small exchange and issuer comes to life (exchange_story.py, in a process of its own), is killed with SIGKILL in the middle of its
+trading, started again, and nothing it acknowledged is missing. Then the log is replayed, verified and exported with the command line,
+one receipt is proved and checked, and the books are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ledger import Ledger, Signer
+from ledger.request_ids import format_request_id
+from stockledger.v1 import accounts_pb2, reserves_pb2
+
+HERE = Path(__file__).resolve().parent
+ORIGIN = "demo.example/stockledger"
+WIDTH = 100
+
+
+def headline(text: str) -> None:
+    print(f"\n{'=' * WIDTH}\n{text}\n{'=' * WIDTH}")
+
+
+def table(titles: list[str], rows: list[list[str]]) -> None:
+    """Print rows under titles; columns after the first are aligned right."""
+    widths = [max(len(row[column]) for row in [titles, *rows]) for column in range(len(titles))]
+    for number, row in enumerate([titles, *rows]):
+        cells = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        print("   " + "  ".join(cells).rstrip())
+        if number == 0:
+            print("   " + "  ".join("-" * width for width in widths))
+
+
+def decimal(units: int, decimals: int) -> str:
+    """Write units with their decimals. Example: `decimal(150_000_000, 8) == "1.50000000"`."""
+    whole, rest = divmod(units, 10**decimals)
+    return f"{whole:,}.{rest:0{decimals}}" if decimals else f"{whole:,}"
+
+
+class Teller:
+    """Starts the story's process, prints what it tells, and remembers what it was told is booked."""
+
+    def __init__(self, store: str, folder: Path) -> None:
+        self.store = store
+        self.folder = folder
+        self.acknowledged: dict[tuple[str, str], int] = {}
+        self.repeats = 0
+        self.seconds: dict[str, float] = {}
+        self.state_digest = ""
+        self._heading: str | None = None
+        self._repeats_at_heading = 0
+
+    def lines(self) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+        """Run the process and yield each line it writes."""
+        command = [sys.executable, str(HERE / "exchange_story.py"), self.store, str(self.folder)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None, "the story's lines are piped"
+            for line in process.stdout:
+                if line.endswith("\n"):
+                    yield process, json.loads(line)
+        if process.returncode not in (0, -signal.SIGKILL):
+            raise SystemExit(f"the story ended with exit status {process.returncode}")
+
+    def listen(self, kill_in_round: int | None = None) -> bool:
+        """Print the story; with a round given, kill the process at a random moment of it. Returns whether it was killed."""
+        rounds_seen = 0
+        for process, line in self.lines():
+            if "ack" in line:
+                key = (line["principal"], line["ack"])
+                assert self.acknowledged.setdefault(key, line["index"]) == line["index"], "an answer never changes"
+                self.repeats += line["repeated"]
+                if not line["repeated"]:
+                    self.show_heading()
+            elif "chapter" in line:
+                self._heading = f"{line['chapter'].replace('_', ' ')}: {line['about']}"
+                self._repeats_at_heading = self.repeats
+            elif "refused" in line:
+                self.show_heading()
+                print(f"   refused, {line['refused']}:\n      {line['reason']}: {line['message']}")
+            elif "done" in line:
+                self.show_facts(line)
+            elif "round" in line:
+                rounds_seen = line["round"]
+                if rounds_seen == kill_in_round:
+                    time.sleep(random.random() * 0.01)
+                    process.send_signal(signal.SIGKILL)
+            elif "state_digest" in line:
+                self.state_digest = line["state_digest"]
+        return kill_in_round is not None and rounds_seen >= kill_in_round
+
+    def show_heading(self) -> None:
+        """Print a chapter's heading as soon as something new happens in it."""
+        if self._heading is not None:
+            print(f"\n-- {self._heading}")
+            self._heading = None
+
+    def show_facts(self, line: dict[str, Any]) -> None:
+        self.seconds[line["done"]] = self.seconds.get(line["done"], 0.0) + line["seconds"]
+        if self._heading is not None:
+            print(f"\n-- {line['done'].replace('_', ' ')}: all {self.repeats - self._repeats_at_heading:,} requests were booked before")
+            self._heading = None
+            return
+        facts = [f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}" for name, value in line["facts"].items()]
+        print("   " + "\n   ".join([*facts, f"log size {line['size']:,}, {line['seconds']:.2f} s"]))
+
+
+def check_acknowledged(store: str, acknowledged: dict[tuple[str, str], int]) -> None:
+    """Read the log itself: every acknowledged request is there at its index, and no request is there twice."""
+    found: dict[tuple[str, str], int] = {}
+    times: Counter[tuple[str, str]] = Counter()
+    with Ledger.open(store, read_only=True) as books:
+        for index, entry in books.tail():
+            if entry.request_id and entry.part == 0:
+                key = (entry.principal, format_request_id(entry.request_id))
+                found[key] = index
+                times[key] += 1
+    missing = [key for key, index in acknowledged.items() if found.get(key) != index]
+    twice = [key for key, count in times.items() if count > 1]
+    print(f"   acknowledged answers: {len(acknowledged):,}; missing from the log: {len(missing)}; booked twice: {len(twice)}")
+    if missing or twice:
+        raise SystemExit("something acknowledged is missing, or doubled")
+
+
+def stockledger(folder: Path, *arguments: str) -> str:
+    """Run the command line as its user would, in the folder of the store, and show it."""
+    print(f"\n$ stockledger {' '.join(arguments)}", flush=True)
+    command = [sys.executable, "-m", "services.cli.main", *arguments]
+    done = subprocess.run(command, check=False, cwd=folder, stdout=subprocess.PIPE, text=True)
+    print("".join(f"  {line}\n" for line in done.stdout.splitlines()), end="")
+    if done.returncode:
+        raise SystemExit(f"stockledger ended with exit status {done.returncode}")
+    return done.stdout
+
+
+def show_books(store: str) -> None:
+    """Print a register, and supply against reserves."""
+    with Ledger.open(store, read_only=True) as books:
+        register = books.execute(accounts_pb2.ListRegisterRequest(instrument="NVDAx", page_size=1000)).holdings
+        own = [holding for holding in register if holding.units > 0]
+        own.sort(key=lambda holding: -holding.units)
+        print(f"\nRegister of NVDAx after its split: {len(own)} accounts, the largest six")
+        rows = [[h.account, h.holder, decimal(h.units, 8), decimal(h.held_units, 8)] for h in own[:6]]
+        table(["account", "holder", "NVDAx", "on hold"], rows)
+
+        reserves = books.execute(reserves_pb2.ListReservesRequest(page_size=1000)).reserves
+        covered = sum(int(reserve.needed_shares_e8) <= reserve.reserve_shares_e8 for reserve in reserves)
+        print(f"\nSupply against reserves: {covered} of {len(reserves)} instruments are covered; eight of them")
+        rows = []
+        for reserve in [r for r in reserves if r.instrument in ("AAPLx", "NVDAx", "TSLAx", "MSFTx", "AMZNx", "METAx", "SPYx", "USDC")]:
+            needed = int(reserve.needed_shares_e8)
+            share = needed * 30 // reserve.reserve_shares_e8 if reserve.reserve_shares_e8 else 30
+            kind = "signed by " + reserve.evidence[0].signer if reserve.evidence else "-"
+            bar = "#" * min(share, 30) + "." * max(30 - share, 0)
+            rows.append([reserve.instrument, decimal(needed, 8), decimal(reserve.reserve_shares_e8, 8), bar, kind])
+        table(["instrument", "supply in shares", "reserve in shares", "used", "evidence"], rows)
+
+
+def show_time(seconds: dict[str, float]) -> None:
+    """Print where the time went."""
+    longest = max(seconds.values())
+    rows = [[name.replace("_", " "), f"{spent:6.2f} s", "#" * round(40 * spent / longest)] for name, spent in seconds.items()]
+    print("\nWhere the time went")
+    for name, spent, bar in rows:
+        print(f"   {name:<20} {spent}  {bar}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the store, keys and receipt in this new folder")
+    arguments = parser.parse_args()
+    if arguments.keep is not None:
+        arguments.keep.mkdir(parents=True)
+        return play(arguments.keep.resolve())
+    with tempfile.TemporaryDirectory(prefix="stockledger-demo-") as folder:
+        return play(Path(folder))
+
+
+def play(folder: Path) -> int:
+    start = time.perf_counter()
+    store = f"sqlite:///{folder}/books.db"
+    signer = Signer.generate(ORIGIN)
+    key_file = folder / "checkpoint.key"
+    key_file.touch(mode=0o600)
+    key_file.write_text(signer.secret_text + "\n", encoding="ascii")
+    teller = Teller(store, folder)
+
+    headline("1. A book of 77 instruments comes to life")
+    round_to_die = random.randrange(20, 60)
+    if not teller.listen(kill_in_round=round_to_die):
+        raise SystemExit("the story ended before it could be killed")
+    print(f"\n   *** SIGKILL in trading round {round_to_die}, after {len(teller.acknowledged):,} acknowledged answers ***")
+
+    headline("2. Started again: the same commands with the same request ids")
+    first_telling = len(teller.acknowledged)
+    teller.listen()
+    print(
+        f"\n   {teller.repeats:,} requests had been booked before the kill and got their first answer again ({first_telling:,} acknowledged then)"
+    )
+    check_acknowledged(store, teller.acknowledged)
+
+    headline("3. An auditor looks at it, with the store alone")
+    key = str(signer.verifier_key)
+    where = ("--store", "sqlite:///books.db")
+    replayed = stockledger(folder, "replay", *where)
+    if teller.state_digest not in replayed:
+        raise SystemExit("the replayed books differ from those of the living process")
+    print(f"  (the living process ended with state digest {teller.state_digest[:16]}..., the same)")
+    stockledger(folder, "verify", *where, "--key", key)
+    stockledger(folder, "prove", "100", *where, "--signing-key", "checkpoint.key")
+    stockledger(folder, "verify-receipt", "entry-100.tlog-proof", "entry-100.entry", "--key", key)
+
+    headline("4. The books")
+    show_books(store)
+    show_time(teller.seconds)
+    print(f"\nDone in {time.perf_counter() - start:.1f} s.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
