@@ -205,9 +205,7 @@ def play(folder: Path) -> int:
     headline("2. Started again: the same commands with the same request ids")
     first_telling = len(teller.acknowledged)
     teller.listen()
-    print(
-        f"\n   {teller.repeats:,} requests had been booked before the kill and got their first answer again ({first_telling:,} acknowledged then)"
-    )
+    print(f"\n   {first_telling:,} answers were acknowledged before the kill; {teller.repeats:,} requests now got their first answer again")
     check_acknowledged(store, teller.acknowledged)
 
     headline("3. An auditor looks at it, with the store alone")

@@ -443,7 +443,8 @@ class Story:
         return {
             "NVDAx of one client": f"{before / SHARE:.2f} -> {after / SHARE:.2f}, on hold {SHARE // 100 / SHARE:.2f} -> {held / SHARE:.2f}",
             "dividend": f"{paid.declared_units / DOLLAR:,.6f} USDC declared = {paid.paid_units / DOLLAR:,.6f} paid"
-            f" + {paid.withheld_units / DOLLAR:,.6f} withheld + {paid.remainder_units / DOLLAR:.6f} remainder, to {paid.account_count} accounts",
+            f" + {paid.withheld_units / DOLLAR:,.6f} withheld + {paid.remainder_units / DOLLAR:.6f} remainder,"
+            f" to {paid.account_count} accounts",
         }
 
     def largest_client(self, symbol: str) -> str:
