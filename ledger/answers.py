@@ -22,7 +22,7 @@ class Booked(NamedTuple):
     """A command that was booked (or found acceptable: index -1), with the events it led to."""
 
     rule: Rule
-    index: int
+    index: int  # type: ignore[assignment]  # tuples have a method of that name; nobody looks for a value in this one
     entry_count: int
     position: int
     events: Sequence[Any]
@@ -67,7 +67,8 @@ class Answers(Sequence[Any]):
     Responses are made when they are looked at, since a caller of thousands rarely looks at each.
     """
 
-    def __init__(self, outcomes: Sequence[Booked | LedgerError], size: int) -> None:
+    def __init__(self, outcomes: Sequence[Any], size: int) -> None:
+        """Take outcomes: Booked, a LedgerError, or a run of packed transfers and a place in it."""
         self._outcomes = outcomes
         self.size = size
 
@@ -87,7 +88,12 @@ class Answers(Sequence[Any]):
         if isinstance(position, slice):
             return Answers(self._outcomes[position], self.size)
         outcome = self._outcomes[position]
-        return outcome if isinstance(outcome, LedgerError) else answer_of(outcome, self.size)
+        if isinstance(outcome, LedgerError):
+            return outcome
+        if type(outcome) is tuple:
+            run, place = outcome
+            outcome = run.booked(place)
+        return answer_of(outcome, self.size)
 
     def __iter__(self) -> Iterator[Any]:
         return (self[position] for position in range(len(self)))

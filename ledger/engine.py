@@ -10,7 +10,7 @@ put back from its old values and nobody was told anything.
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import threading
 import time
 from contextlib import contextmanager
@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
 from ledger import audit, replay, snapshots
 from ledger.answers import Answers, Booked, answer_of
 from ledger.clock import Reckoning, SystemClock
+from ledger.digest import state_digest
 from ledger.errors import InvalidRequest, LedgerError, refusal
 from ledger.log.store import AppendConflict, AppendDoubtful, open_log
 from ledger.packing import Run
 from ledger.reads import READS
 from ledger.reads.books import holding_units
-from ledger.request_ids import AHEAD_MS_MAX, RequestIds, format_request_id, parse_request_id, request_id_time_ms
+from ledger.request_ids import AHEAD_MS_MAX, RequestIds, format_request_id, parse_request_id, request_digest, request_id_time_ms
 from ledger.rules import ARITHMETIC_VERSION, EVENT_FIELDS, RULES, TOPICS, decide, fold
 from ledger.rules.checks import check_id, time_us, utc_text
 from ledger.rules.context import Context
@@ -185,6 +186,11 @@ class Ledger:
     def size(self) -> int:
         """The number of durable entries."""
         return self._log.size
+
+    def state_digest(self) -> str:
+        """Return the digest of the books as they stand, to be compared with a replay's."""
+        with self._writing:
+            return state_digest(self._state)
 
     @property
     def log(self) -> Log:
@@ -371,8 +377,7 @@ class Ledger:
         if rule is None:
             raise TypeError(f"{type(command).__name__} is not a command")
         now_us = state.next_decision_time_us(batch.now_us)
-        content = command.SerializeToString(deterministic=True)
-        digest = hashlib.sha256(rule.digest_prefix + content).digest()[:16]
+        digest = request_digest(command)
         request_id, location = self._identify(command, principal, now_us)
         if location is not None:
             return self._repeat(rule, location, digest, request_id, batch)
@@ -380,43 +385,32 @@ class Ledger:
         events = decide(state, command, context)
         if command.validate_only:
             return Booked(rule, -1, 0, 0, events, now_us, request_id)
-        return self._book(rule, events, now_us, principal, request_id, digest, batch)
+        return self._book(rule, events, batch, principal=principal, now_us=now_us, request_id=request_id, digest=digest)
 
-    def _decide_packed(self, commands: Sequence[Any], principal: str, batch: _Batch) -> list[Booked | LedgerError]:
+    def _decide_packed(self, commands: Sequence[Any], principal: str, batch: _Batch) -> list[Any]:
         """Decide commands in order, booking runs of single transfers as one entry each."""
-        outcomes: list[Booked | LedgerError | None] = [None] * len(commands)
-        run = Run(self._state, RULES[TransferUnitsRequest], principal, self._state.next_decision_time_us(batch.now_us))
-
-        def book_run() -> None:
-            nonlocal run
+        state = self._state
+        outcomes: list[Any] = [None] * len(commands)
+        position = 0
+        while position < len(commands):
+            now_us = state.next_decision_time_us(batch.now_us)
+            run = Run(state, RULES[TransferUnitsRequest], principal, now_us)
+            identify = functools.partial(self._identify, principal=principal, now_us=now_us)
+            start = position
+            position = run.gather(commands, start, identify, outcomes, make_id=self._request_ids.make)
+            run.decide(outcomes)
             if run.positions:
-                index = self._state.size
-                entry = run.entry()
-                self._append_entry(entry, TransfersPacked, batch)
-                for place, position in enumerate(run.positions):
-                    outcomes[position] = run.booked(place, index)
-            run = Run(self._state, RULES[TransferUnitsRequest], principal, self._state.next_decision_time_us(batch.now_us))
-
-        for position, command in enumerate(commands):
-            if not run.positions:
-                run.now_us = self._state.next_decision_time_us(batch.now_us)
-            try:
-                if not run.takes(command):
-                    book_run()
-                    outcomes[position] = self._decide_one(command, principal, batch)
-                    continue
-                request_id, location = self._identify(command, principal, run.now_us)
-                if location is not None or request_id in run.request_ids:
-                    book_run()
-                    outcomes[position] = self._decide_one(command, principal, batch)
-                    continue
-                run.add(position, command, request_id)
-            except LedgerError as error:
-                outcomes[position] = error
-            if run.full:
-                book_run()
-        book_run()
-        return [outcome for outcome in outcomes if outcome is not None]
+                run.index = state.size
+                self._append_entry(run.entry(), TransfersPacked, batch)
+                for place, taken in enumerate(run.positions):
+                    outcomes[taken] = (run, place)
+            if position == start:
+                try:
+                    outcomes[position] = self._decide_one(commands[position], principal, batch)
+                except LedgerError as error:
+                    outcomes[position] = error
+                position += 1
+        return outcomes
 
     def _identify(self, command: Any, principal: str, now_us: int) -> tuple[bytes, int | None]:
         """Check what stands around every command; return its request id, and where it was booked before, if it was."""
@@ -446,7 +440,9 @@ class Ledger:
             check_not_late(not_after_us, now_us)
         return request_id, location
 
-    def _book(self, rule: Any, events: list[Any], now_us: int, principal: str, request_id: bytes, digest: bytes, batch: _Batch) -> Booked:
+    def _book(
+        self, rule: Any, events: list[Any], batch: _Batch, *, principal: str, now_us: int, request_id: bytes, digest: bytes
+    ) -> Booked:
         """Turn events into entries and fold them; all parts of a command are there or none."""
         index = self._state.size
         count = len(events)

@@ -1,16 +1,21 @@
 """Gather a run of single transfers into one packed entry.
 
-Each transfer of a run is decided on its own, against the books and what the run itself has moved so far. Nothing is booked until the
-run is folded as one entry.
+A run is checked on whole columns at once; where that finds the least doubt, each transfer is decided on its own, against the books and
+what the run itself has moved so far, and those that are refused are left out. Nothing is booked until the run is folded as one entry.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from ledger import vectors
 from ledger.answers import Booked
+from ledger.errors import LedgerError
 from ledger.rules.checks import check_free
+from ledger.rules.columns import acceptable_at_once
 from ledger.rules.packed import TRANSFERS_PER_ENTRY_MAX
 from ledger.rules.transfers import check_transfer
 from stockledger.v1.events_pb2 import Entry
@@ -20,82 +25,130 @@ if TYPE_CHECKING:
     from ledger.rules import Rule
     from ledger.state import State
 
+Identify = Callable[[Any], tuple[bytes, int | None]]
+"""Checks what stands around a command; returns its request id, and where it was booked before, if it was."""
+_NOBODY = -1
+
 
 class Run:
-    """Transfers on their way into one entry; all have the entry's decision time."""
+    """Transfers of one principal on their way into one entry; all have the entry's decision time. `index` is that of the entry."""
 
     def __init__(self, state: State, rule: Rule, principal: str, now_us: int) -> None:
         self.now_us = now_us
-        self.request_ids: dict[bytes, int] = {}
+        self.index = 0
         self.positions: list[int] = []
+        """Of each transfer of the run: its position among the caller's commands."""
         self._state = state
         self._rule = rule
         self._principal = principal
-        self._packable = rule.name not in state.approval_policies or not state.approval_policies[rule.name].approvals_needed
-        self._ids: list[bytes] = []
-        self._digests: list[bytes] = []
-        self._legs: list[tuple[Any, Any, Any, int]] = []
-        self._moved: dict[tuple[int, int], int] = {}
-        """(instrument, account) -> units the run has brought, less those it has taken."""
+        self._commands: list[TransferUnitsRequest] = []
+        self._request_ids: list[bytes] = []
+        self._instruments: list[int] = []
+        self._sources: list[int] = []
+        self._destinations: list[int] = []
+        self._units: list[int] = []
 
-    @property
-    def full(self) -> bool:
-        return len(self.positions) >= TRANSFERS_PER_ENTRY_MAX
+    def gather(
+        self, commands: Sequence[Any], start: int, identify: Identify, outcomes: list[Any], *, make_id: Callable[[int], bytes]
+    ) -> int:
+        """Take transfers with nothing special about them, from a position on; return the position of the first not taken.
 
-    def takes(self, command: Any) -> bool:
-        """True for a transfer with nothing special about it."""
-        return self._packable and type(command) is TransferUnitsRequest and not command.reference and not command.validate_only
-
-    def add(self, position: int, command: TransferUnitsRequest, request_id: bytes) -> None:
-        """Decide one transfer and take it into the run.
-
-        Raises: what TransferUnits raises.
+        What is refused for its envelope is told in `outcomes`. Accounts and instruments that do not exist are found out later.
         """
+        policy = self._state.approval_policies.get(self._rule.name)
+        if policy is not None and policy.approvals_needed:
+            return start
+        accounts, instruments = self._state.accounts, self._state.instruments
+        given: set[bytes] = set()
+        stop = min(len(commands), start + TRANSFERS_PER_ENTRY_MAX)
+        time_ms = self.now_us // 1000
+        for position in range(start, stop):
+            command = commands[position]
+            if type(command) is not TransferUnitsRequest or command.reference or command.validate_only:
+                return position
+            if command.request_id or command.HasField("not_after_time") or len(UnknownFieldSet(command)):
+                try:
+                    request_id, location = identify(command)
+                except LedgerError as error:
+                    outcomes[position] = error
+                    continue
+                if location is not None or request_id in given or command.HasField("not_after_time"):
+                    return position
+                given.add(request_id)
+            else:
+                request_id = make_id(time_ms)
+            instrument, source, destination = (
+                instruments.get(command.instrument),
+                accounts.get(command.source),
+                accounts.get(command.destination),
+            )
+            self._instruments.append(_NOBODY if instrument is None else instrument.number)
+            self._sources.append(_NOBODY if source is None else source.number)
+            self._destinations.append(_NOBODY if destination is None else destination.number)
+            self._units.append(command.units)
+            self._request_ids.append(request_id)
+            self.positions.append(position)
+            self._commands.append(command)
+        return stop
+
+    def decide(self, outcomes: list[Any]) -> None:
+        """Decide every transfer of the run in order; those refused are told in `outcomes`, and leave the run."""
+        if not self._acceptable_at_once():
+            self._decide_each(outcomes)
+
+    def _acceptable_at_once(self) -> bool:
+        """Return True only if every transfer is acceptable; instruments do not touch each other, so each is looked at by itself."""
         state = self._state
-        instrument, source, destination, units = check_transfer(state, command, self.now_us)
-        moved = self._moved
-        giving = (instrument.number, source.number)
-        brought = moved.get(giving, 0)
-        if state.free(*giving) + brought < units:
-            check_free(state, instrument, source, units - brought)
-        moved[giving] = brought - units
-        taking = (instrument.number, destination.number)
-        moved[taking] = moved.get(taking, 0) + units
-        content = command.SerializeToString(deterministic=True)
-        self._digests.append(hashlib.sha256(self._rule.digest_prefix + content).digest()[:16])
-        self._legs.append((instrument, source, destination, units))
-        self.request_ids[request_id] = position
-        self._ids.append(request_id)
-        self.positions.append(position)
+        if not vectors.worthwhile(len(self.positions)):
+            return False
+        for number in set(self._instruments):
+            symbol = state.instrument_symbols.get(number)
+            if symbol is None:
+                return False
+            legs = zip(self._instruments, self._sources, self._destinations, self._units, strict=True)
+            mine = [leg[1:] for leg in legs if leg[0] == number] if len(set(self._instruments)) > 1 else None
+            sources, destinations, units = zip(*mine, strict=True) if mine is not None else (self._sources, self._destinations, self._units)
+            columns = vectors.int64s(sources), vectors.int64s(destinations), vectors.int64s(units)
+            if not acceptable_at_once(state, state.instruments[symbol], columns, self.now_us):
+                return False
+        return True
+
+    def _decide_each(self, outcomes: list[Any]) -> None:
+        state = self._state
+        moved: dict[tuple[int, int], int] = {}  # (instrument, account) -> what the run has brought, less what it has taken
+        kept = []
+        for place, command in enumerate(self._commands):
+            try:
+                instrument, source, destination, units = check_transfer(state, command, self.now_us)
+                giving, taking = (instrument.number, source.number), (instrument.number, destination.number)
+                brought = moved.get(giving, 0)
+                if state.free(*giving) + brought < units:
+                    check_free(state, instrument, source, units - brought)
+            except LedgerError as error:
+                outcomes[self.positions[place]] = error
+                continue
+            moved[giving] = brought - units
+            moved[taking] = moved.get(taking, 0) + units
+            kept.append(place)
+        if len(kept) < len(self._commands):
+            columns: list[list[Any]] = [self.positions, self._commands, self._request_ids]
+            columns += [self._instruments, self._sources, self._destinations, self._units]
+            for column in columns:
+                column[:] = [column[place] for place in kept]
 
     def entry(self) -> Entry:
         """Make the entry of the whole run."""
-        legs = self._legs
         packed = TransfersPacked(
-            request_ids=b"".join(self.request_ids),
-            request_digests=b"".join(self._digests),
-            instruments=[leg[0].number for leg in legs],
-            sources=[leg[1].number for leg in legs],
-            destinations=[leg[2].number for leg in legs],
-            units=[leg[3] for leg in legs],
+            request_ids=b"".join(self._request_ids),
+            instruments=self._instruments,
+            sources=self._sources,
+            destinations=self._destinations,
+            units=self._units,
         )
         return Entry(decision_time_us=self.now_us, principal=self._principal, transfers_packed=packed)
 
-    def booked(self, place: int, index: int) -> Booked:
-        """Return the result of the transfer at a place of the run, whose entry has this index."""
-        return Booked(self._rule, index, 1, place, _Event(self._legs[place]), self.now_us, self._ids[place])
-
-
-class _Event:
-    """The event of one packed transfer, made when somebody looks at it."""
-
-    __slots__ = ("_leg",)
-
-    def __init__(self, leg: tuple[Any, Any, Any, int]) -> None:
-        self._leg = leg
-
-    def __getitem__(self, position: int) -> UnitsTransferred:
-        if position:
-            raise IndexError(position)
-        instrument, source, destination, units = self._leg
-        return UnitsTransferred(instrument=instrument.symbol, source=source.name, destination=destination.name, units=units)
+    def booked(self, place: int) -> Booked:
+        """Return the result of the transfer at a place of the run."""
+        command = self._commands[place]
+        event = UnitsTransferred(instrument=command.instrument, source=command.source, destination=command.destination, units=command.units)
+        return Booked(self._rule, self.index, 1, place, [event], self.now_us, self._request_ids[place])

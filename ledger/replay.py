@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from google.protobuf.message import DecodeError
 
 from ledger.errors import refusal
+from ledger.request_ids import format_request_id, request_digest
 from ledger.rules import fold
 from ledger.rules.packed import transfer_of_packed
 from ledger.state import State
 from ledger.unknown_fields import find_unknown_field
 from stockledger.v1.errors_pb2 import Reason
 from stockledger.v1.events_pb2 import Entry
+from stockledger.v1.transfers_pb2 import TransferUnitsRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +102,12 @@ def booked_request(first: Entry, position: int, following: Callable[[int], Entry
     assert kind is not None, "an entry has an event"
     if kind == "transfers_packed":
         packed = first.transfers_packed
-        return BookedRequest(packed.request_digests[16 * position : 16 * position + 16], [transfer_of_packed(state, packed, position)])
+        event = transfer_of_packed(state, packed, position)
+        request_id = format_request_id(packed.request_ids[16 * position : 16 * position + 16])
+        request = TransferUnitsRequest(
+            request_id=request_id, instrument=event.instrument, source=event.source, destination=event.destination, units=event.units
+        )
+        return BookedRequest(request_digest(request), [event])
     entries = [first, *(following(n) for n in range(1, first.part_count))]
     events = [getattr(entry, entry.WhichOneof("event") or "") for entry in entries]
     return BookedRequest(first.request_digest, events)

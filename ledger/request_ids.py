@@ -5,10 +5,13 @@ An id makes a retry safe. Its own time says how long it must be remembered.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import threading
 from typing import Final
+
+from google.protobuf.message import Message
 
 from ledger.errors import refusal
 from stockledger.v1.errors_pb2 import Reason
@@ -39,6 +42,22 @@ def format_request_id(request_id: bytes) -> str:
 def request_id_time_ms(request_id: bytes) -> int:
     """Return the milliseconds since 1970 that an id carries."""
     return int.from_bytes(request_id[:6], "big")
+
+
+def request_digest(command: Message) -> bytes:
+    """Return the digest by which a repeat is told from other content under the same id.
+
+    First 16 bytes of SHA-256 over the full type name, a zero byte, and our own deterministic serialisation: what a sender's library made of
+    equal messages may differ.
+    """
+    kind = type(command)
+    prefix = _PREFIXES.get(kind)
+    if prefix is None:
+        prefix = _PREFIXES[kind] = command.DESCRIPTOR.full_name.encode() + b"\0"
+    return hashlib.sha256(prefix + command.SerializeToString(deterministic=True)).digest()[:16]
+
+
+_PREFIXES: dict[type[Message], bytes] = {}
 
 
 class RequestIds:

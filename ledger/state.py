@@ -76,6 +76,8 @@ class Instrument:
     replaced_index: int = -1
     """Index of the last UnitsReplaced, whose evolve sets it (`entry_index`): transfers booked before it moved units of another kind and
     can no longer be reversed."""
+    split_index: int = -1
+    """Index of the entry that last raised share_basis: commands asked for before it counted in other units or shares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,8 @@ class Approval:
     approvers: tuple[str, ...]
     approved_by: tuple[str, ...]
     request_time_us: int
+    index: int
+    """Index of the entry that asked for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,26 +441,28 @@ class State:
     reversed: dict[tuple[int, int], int] = field(default_factory=dict)
     """(index, position within a packed entry or a batch's part) of a reversed transfer -> index of the reversal."""
 
-    journal: list[tuple[Any, Any, Any]] | None = field(default=None, compare=False)
-    """Old values since `begin`, newest last; None while nothing is journaled."""
+    journal: list[Any] | None = field(default=None, compare=False)
+    """Old values since `begin`, newest last: table, key, old value, and so on flat, since a tuple each would keep the garbage collector
+    busy for a third of a settlement's time. None while nothing is journaled."""
     _saved: tuple[Any, ...] = field(default=(), compare=False)
 
     def put(self, table: MutableMapping[K, V], key: K, value: V) -> None:
         """Set a record of a table."""
         if self.journal is not None:
-            self.journal.append((table, key, table.get(key, _MISSING)))
+            self.journal += (table, key, table.get(key, _MISSING))
         table[key] = value
 
-    def remove(self, table: MutableMapping[K, V], key: K) -> None:
-        """Remove a record of a table; it must be there."""
+    def remove(self, table: MutableMapping[K, V], key: K) -> V:
+        """Remove a record of a table and return it; it must be there."""
+        old = table.pop(key)
         if self.journal is not None:
-            self.journal.append((table, key, table[key]))
-        del table[key]
+            self.journal += (table, key, old)
+        return old
 
     def set_cell(self, column: array[int], number: int, value: int) -> None:
         """Set one cell of a column."""
         if self.journal is not None:
-            self.journal.append((column, number, column[number]))
+            self.journal += (column, number, column[number])
         column[number] = value
 
     def next_number(self, kind: str) -> int:
@@ -475,8 +481,8 @@ class State:
         destination_before = column[destination]
         journal = self.journal
         if journal is not None:
-            journal.append((column, source, source_before))
-            journal.append((column, destination, destination_before))
+            journal += (column, source, source_before)
+            journal += (column, destination, destination_before)
         column[source] = source_before - units
         column[destination] = destination_before + units
 
@@ -502,7 +508,7 @@ class State:
         book.reach(int(numbers.max()) + 1)
         cells = vectors.view_of(column)
         if self.journal is not None:
-            self.journal.append((_Cells(column), numbers, cells[numbers]))
+            self.journal += (_Cells(column), numbers, cells[numbers])
         vectors.numpy.add.at(cells, numbers, changes)
 
     def holding(self, instrument_number: int, account_number: int) -> int:
@@ -554,7 +560,7 @@ class State:
                 self.put(seconds, second, bucket)
             key = request_id + suffix
             if journal is not None:
-                journal.append((bucket, key, _MISSING))
+                journal += (bucket, key, _MISSING)
             bucket[key] = at
             at += 1
         requests.count += at - location
@@ -603,7 +609,8 @@ class State:
 
         Its first value is what the cell had at `begin`: so the verifier sees what a booking did to holdings without trusting its event.
         """
-        for table, key, old in self.journal or ():
+        journal = self.journal or []
+        for table, key, old in zip(journal[0::3], journal[1::3], journal[2::3], strict=True):
             if isinstance(table, array):
                 yield table, key, old
             elif isinstance(table, _Cells):
@@ -612,8 +619,9 @@ class State:
     def undo(self) -> None:
         """Restore every old value: what was done since `begin` never happened."""
         assert self.journal is not None, "nothing was begun"
-        while self.journal:
-            table, key, old = self.journal.pop()
+        journal = self.journal
+        while journal:
+            old, key, table = journal.pop(), journal.pop(), journal.pop()
             if old is _MISSING:
                 del table[key]
             else:

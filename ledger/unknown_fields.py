@@ -34,7 +34,10 @@ def _nested(kind: type[Any]) -> _Nested:
         single=tuple(field.name for field in fields if not field.is_repeated and field.containing_oneof is None),
         repeated=tuple(field.name for field in fields if field.is_repeated),
         choices=tuple(
-            (oneof, frozenset(field.name for field in fields if field.containing_oneof is not None and field.containing_oneof.name == oneof))
+            (
+                oneof,
+                frozenset(field.name for field in fields if field.containing_oneof is not None and field.containing_oneof.name == oneof),
+            )
             for oneof in sorted(oneofs)
         ),
     )

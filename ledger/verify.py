@@ -10,7 +10,8 @@ are not looked at. A store is read beside its writer, without stopping it.
 What a report says of a sound log: every entry is there, unchanged, and in its place; it parses, with no field this version does not know;
 whoever asked was booked at most once; every checkpoint is of this tree, and so all of them are of one history; and after every booking
 the holdings of each instrument summed to zero, nobody but issuance and external owed anything, no more was held than there was, what was
-issued was covered by evidence in force, and each corporate action paid out exactly what it had declared.
+issued was covered by evidence in force, a shortfall was open where reserves were short, and each corporate action paid out exactly what it
+had declared.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from google.protobuf.message import DecodeError
 
 from ledger.arithmetic import UNITS_MAX, shares_e8_of_units_ceiling
 from ledger.digest import state_digest
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 
     from ledger.log.checkpoint import VerifierKey
     from ledger.log.store import Log
-    from ledger.state import Book, Instrument
+    from ledger.state import Book, Evidence, Instrument
 
     Progress = Callable[[str, int, int], None]
     """Called with (what is being done, done, total) entries."""
@@ -47,6 +50,8 @@ MAY_OWE: Final = (ISSUANCE, EXTERNAL)
 """Accounts whose holdings may be below zero."""
 ISSUING: Final = frozenset({"units_issued", "subscription_filled", "fill_settled"})
 """Events that may create units against reserves. A split makes units too, of other shares."""
+ATTESTING: Final = frozenset({"evidence_recorded", "receipt_confirmed", "delivery_confirmed"})
+"""Events that change what is known of reserves."""
 PAID: Final = ("paid_units", "withheld_units", "blocked_units", "unclaimed_units", "remainder_units")
 """Columns of DistributionPaid; their sums over all its parts stand in ActionCompleted under the same names."""
 _REQUEST_ID_BYTES: Final = 16
@@ -163,11 +168,12 @@ def _check_bytes(log: Log, report: Report, keys: tuple[VerifierKey, ...], progre
         report.find("bytes", error)
         return
     report.size, report.root, report.checkpoint_count = found.size, found.root, found.checkpoint_count
-    signatures = "each signed by a known key" if keys else "whose signatures were not checked, since no key was given"
-    report.done += [
-        f"{found.size} entries are there without gaps, and their bytes give the stored tiles and the root",
-        f"{found.checkpoint_count} checkpoints are of this tree, {signatures}",
-    ]
+    report.done.append(f"{found.size} entries are there without gaps, and their bytes give the stored tiles and the root")
+    if found.checkpoint_count:
+        signatures = "each signed by a known key" if keys else "but no key was given to check their signatures with"
+        report.done.append(f"{found.checkpoint_count} checkpoints are of this tree, {signatures}")
+    else:
+        report.done.append("no checkpoint is kept, so only the tree that the store itself holds was compared")
 
 
 def _check_books(auditor: Auditor, entries: Iterator[tuple[int, bytes]], stop: int, report: Report, progress: Progress | None) -> None:
@@ -210,7 +216,7 @@ def _topic_of(data: bytes) -> str:
     """Return the topic an entry must be stored under: the full name of its event's type."""
     try:
         entry = Entry.FromString(data)
-    except ValueError:
+    except DecodeError:
         return ""
     kind = entry.WhichOneof("event")
     return "" if kind is None else str(getattr(entry, kind).DESCRIPTOR.full_name)
@@ -285,8 +291,8 @@ class Auditor:
     def _check_packed_requests(self, entry: Entry, index: int) -> None:
         packed = entry.transfers_packed
         count = len(packed.units)
-        if len(packed.request_ids) != _REQUEST_ID_BYTES * count or len(packed.request_digests) != _REQUEST_ID_BYTES * count:
-            _corrupt(index, f"entry {index} packs {count} transfers, and not as many request ids and digests")
+        if len(packed.request_ids) != _REQUEST_ID_BYTES * count:
+            _corrupt(index, f"entry {index} packs {count} transfers, and not as many request ids")
         ids = [packed.request_ids[start : start + _REQUEST_ID_BYTES] for start in range(0, len(packed.request_ids), _REQUEST_ID_BYTES)]
         if entry.request_id or len(set(ids)) != count:
             _corrupt(index, f"entry {index} packs {count} transfers under {len(set(ids))} request ids")
@@ -331,8 +337,11 @@ class Auditor:
             if change:
                 symbol = self.state.instrument_symbols[instrument_number]
                 _corrupt(index, f"entry {index} changes the sum of all holdings of {symbol} by {change}")
-            if units[ISSUANCE] < before.get(ISSUANCE, 0):
-                self._check_issuance(self.state.instruments[self.state.instrument_symbols[instrument_number]], index)
+            if units[ISSUANCE] != before.get(ISSUANCE, units[ISSUANCE]):
+                instrument = self.state.instruments[self.state.instrument_symbols[instrument_number]]
+                if units[ISSUANCE] < before[ISSUANCE]:
+                    self._check_issuance(instrument, index)
+                self._check_shortfall(instrument, index)
 
     def _owner(self, column: array[int]) -> tuple[int, Book] | None:
         """Return whose column this is; None for one that holds no units."""
@@ -351,20 +360,35 @@ class Auditor:
                 index, f"entry {index} brings the supply of {instrument.symbol} to {supply}, {instrument.authorised_units} are authorised"
             )
         now_us = self._booking[0].decision_time_us
-        fresh = sum(
-            evidence.settled_shares_e8 + sum(shares_e8 for _, shares_e8 in evidence.confirmed)
-            for name in state.custody_accounts_of_instrument.get(instrument.symbol, ())
-            for evidence in (state.evidence.get(name),)
-            if evidence is not None and evidence.share_basis == instrument.share_basis and now_us < evidence.valid_until_time_us
-        )
+        fresh = sum(_shares_e8(each) for each in _evidence_of(state, instrument) if _is_counted(each, instrument, now_us))
         needed = shares_e8_of_units_ceiling(supply, instrument.multiplier, instrument.decimals)
         if fresh < needed or instrument.symbol in state.shortfalls:
             _corrupt(index, f"entry {index} issues {instrument.symbol} to {needed} shares (1e-8), valid evidence shows {fresh}")
 
+    def _check_shortfall(self, instrument: Instrument, index: int) -> None:
+        """Check that a shortfall is open where reserves are known and below what is needed, and only where they are below it."""
+        state = self.state
+        evidence = _evidence_of(state, instrument)
+        counted = [each for each in evidence if _is_counted(each, instrument)]
+        reserve = sum(map(_shares_e8, counted))
+        needed = shares_e8_of_units_ceiling(state.supply(instrument.number), instrument.multiplier, instrument.decimals)
+        known = bool(evidence) and len(counted) == len(evidence)
+        short = instrument.symbol in state.shortfalls
+        if (short and reserve >= needed) or (not short and known and reserve < needed):
+            told = "a shortfall is open" if short else "no shortfall is open"
+            _corrupt(
+                index, f"{told} after entry {index}, and reserves of {instrument.symbol} are {reserve} shares (1e-8) of {needed} needed"
+            )
+
     def _check_event(self, entry: Entry, index: int) -> None:
-        """Check what only an event itself can tell: that a corporate action paid out exactly what it declared."""
+        """Check what an event itself tells: evidence raises or ends a shortfall, and an action pays out exactly what it declares."""
         kind = entry.WhichOneof("event")
-        if kind == "distribution_paid":
+        if kind in ATTESTING:
+            custody_account = self.state.custody_accounts[getattr(entry, kind).custody_account]
+            self._check_shortfall(self.state.instruments[custody_account.instrument], index)
+        elif kind == "multiplier_changed":
+            self._check_shortfall(self.state.instruments[entry.multiplier_changed.instrument], index)
+        elif kind == "distribution_paid":
             paid = entry.distribution_paid
             totals = self._paid.setdefault(paid.action, dict.fromkeys(PAID, 0))
             for name in PAID:
@@ -381,6 +405,22 @@ class Auditor:
         for name, units in self._paid.pop(totals.action, {}).items():
             if units != parts[name]:
                 _corrupt(index, f"{totals.action} says {name} {parts[name]}, its payments sum to {units}")
+
+
+def _evidence_of(state: State, instrument: Instrument) -> list[Evidence]:
+    """Return the newest evidence of each custody account of an instrument."""
+    names = state.custody_accounts_of_instrument.get(instrument.symbol, ())
+    return [state.evidence[name] for name in names if name in state.evidence]
+
+
+def _is_counted(evidence: Evidence, instrument: Instrument, now_us: int = 0) -> bool:
+    """Tell whether evidence is of today's share basis, and in force at a moment if one is given."""
+    return evidence.share_basis == instrument.share_basis and now_us < evidence.valid_until_time_us
+
+
+def _shares_e8(evidence: Evidence) -> int:
+    """Return the shares evidence stands for, from what was attested and each receipt and delivery confirmed since."""
+    return evidence.settled_shares_e8 + sum(shares_e8 for _, shares_e8 in evidence.confirmed)
 
 
 def check_books(state: State, index: int) -> None:

@@ -78,6 +78,10 @@ _WHY_CORRUPT = {
 }
 
 
+_MEMORY_NUMBERS = itertools.count(1)
+"""Stores in memory are told apart by these: an object's id is given again when the object is gone."""
+
+
 class DurablePool(SQLiteConnectionPool):
     """The library's pool, with every connection set to flush at each commit."""
 
@@ -124,7 +128,7 @@ class SqliteBackend:
         self.read_only = read_only
         self._url = url
         self._in_memory = path == ":memory:"
-        self._uri = _uri(path, self._in_memory, id(self), read_only)
+        self._uri = _uri(path, self._in_memory, next(_MEMORY_NUMBERS), read_only)
         self._idle: list[sqlite3.Connection] = []
         self._guard = threading.RLock()
         self._closed = False

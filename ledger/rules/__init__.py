@@ -82,15 +82,13 @@ class Rule(NamedTuple):
     """The type of event the response carries, or None."""
     answer: Callable[[Sequence[Any]], dict[str, Any]] | None
     """Makes the fields of a response that carries counts instead of an event."""
-    digest_prefix: bytes
-    """What stands before the request's bytes when its digest is made: its full type name and a zero byte."""
 
 
 def _rule(command: type[Any], decide_command: Callable[..., list[Any]], response: type[Any]) -> Rule:
     answer = next((c.ANSWERS[response] for c in CAPABILITIES if response in getattr(c, "ANSWERS", {})), None)
     field = response.DESCRIPTOR.fields_by_name.get("event")
     event = None if field is None else GetMessageClass(field.message_type)
-    return Rule(decide_command, response, approvals.command_name(command), event, answer, command.DESCRIPTOR.full_name.encode() + b"\0")
+    return Rule(decide_command, response, approvals.command_name(command), event, answer)
 
 
 def decide_approve(state: State, command: ApproveCommandRequest, context: Context) -> list[Message]:
@@ -101,6 +99,7 @@ def decide_approve(state: State, command: ApproveCommandRequest, context: Contex
         return [given]
     waiting = COMMAND_TYPES[approval.command].FromString(approval.content)
     approvals.check_not_too_late(waiting, context.decision_time_us)
+    approvals.check_same_units(state, approval, waiting)
     requested = Context(context.decision_time_us, approval.requester, context.read_entry)
     return [given, *RULES[type(waiting)].decide(state, waiting, requested)]
 
@@ -113,7 +112,7 @@ RULES: Final[dict[type[Any], Rule]] = {
 COMMAND_TYPES: Final[dict[str, type[Any]]] = {rule.name: command for command, rule in RULES.items()}
 
 _FIELD_OF_EVENT: Final[dict[str, str]] = {
-    field.message_type.full_name: field.name for field in Entry.DESCRIPTOR.oneofs_by_name["event"].fields
+    field.message_type.full_name: field.name for field in Entry.DESCRIPTOR.oneofs_by_name["event"].fields if field.message_type is not None
 }
 EVENT_FIELDS: Final[dict[type[Any], str]] = {
     event: _FIELD_OF_EVENT[event.DESCRIPTOR.full_name] for capability in CAPABILITIES for event in capability.EVENTS

@@ -21,6 +21,7 @@ from google.protobuf import descriptor_pool
 
 from ledger.errors import refusal
 from ledger.rules.checks import check_enum, check_id, check_length, check_text, time_us, utc_text
+from ledger.rules.context import entry_index
 from ledger.state import Approval, ApprovalPolicy
 from stockledger.v1 import (
     accounts_pb2,
@@ -162,6 +163,7 @@ def evolve_requested(state: State, event: ApprovalRequested, decided: Decided) -
         approvers=tuple(event.approvers),
         approved_by=(),
         request_time_us=decided.decision_time_us,
+        index=entry_index(state, decided),
     )
     state.put(state.counters, "approval", number)
     state.put(state.approvals, number, approval)
@@ -197,6 +199,15 @@ def check_not_too_late(waiting: Any, now_us: int) -> None:
         if now_us > not_after_us:
             message = f"not to be booked after {utc_text(not_after_us)}, it is {utc_text(now_us)}"
             raise refusal(Reason.REASON_REQUEST_TOO_LATE, message, not_after_time=utc_text(not_after_us), decision_time=utc_text(now_us))
+
+
+def check_same_units(state: State, approval: Approval, waiting: Any) -> None:
+    """Refuse a command whose instrument was split since it was asked for: its units or shares were counted before the split."""
+    subscription = state.subscriptions.get(getattr(waiting, "subscription", 0))
+    instrument = state.instruments.get(subscription.instrument if subscription is not None else getattr(waiting, "instrument", ""))
+    if instrument is not None and approval.index < instrument.split_index:
+        message = f"{instrument.symbol} was split by entry {instrument.split_index}, after approval {approval.approval} was asked for"
+        raise refusal(Reason.REASON_STATE_UNFIT, message, approval=approval.approval, split_index=instrument.split_index)
 
 
 def _check_command_name(field: str, name: str) -> None:
@@ -249,7 +260,7 @@ def decide_grant(state: State, command: GrantRoleRequest, context: Context) -> l
 
 
 def evolve_grant(state: State, event: RoleGranted, decided: Decided) -> None:
-    state.put(state.roles, (event.principal, event.role, event.scope), state.size)
+    state.put(state.roles, (event.principal, event.role, event.scope), entry_index(state, decided))
     granted = {*state.grants.get(event.principal, ()), (int(event.role), event.scope)}
     state.put(state.grants, event.principal, tuple(sorted(granted)))
 

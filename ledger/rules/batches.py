@@ -55,9 +55,7 @@ def _check_form(command: TransferBatchRequest) -> None:
             message = f"{legs.instrument} stands twice; all its legs belong together"
             raise refusal(Reason.REASON_FIELD_MALFORMED, message, field="legs.instrument", value=legs.instrument)
         symbols.add(legs.instrument)
-        check_equally_long(
-            {"legs.units": len(legs.units), "legs.sources": len(legs.sources), "legs.destinations": len(legs.destinations)}
-        )
+        check_equally_long({"legs.units": len(legs.units), "legs.sources": len(legs.sources), "legs.destinations": len(legs.destinations)})
     count = sum(len(legs.units) for legs in command.legs)
     if count > LEGS_MAX:
         message = f"{count} legs in one batch, at most {LEGS_MAX} may be"

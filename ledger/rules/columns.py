@@ -51,8 +51,11 @@ def account_of_number(state: State, number: int, field: str) -> Account:
 
 def check_legs(state: State, legs: LegColumns, first_leg: int, now_us: int) -> None:
     """Refuse the first leg that breaks a rule; `first_leg` is the position of legs[0] in its command."""
-    if vectors.worthwhile(len(legs.units)) and _acceptable_at_once(state, legs, now_us):
-        return
+    instrument = state.instruments.get(legs.instrument)
+    if instrument is not None and vectors.worthwhile(len(legs.units)):
+        columns = vectors.int64s(legs.sources), vectors.int64s(legs.destinations), vectors.int64s(legs.units)
+        if acceptable_at_once(state, instrument, columns, now_us):
+            return
     _check_leg_by_leg(state, legs, first_leg, now_us)
 
 
@@ -100,12 +103,14 @@ def all_admitted(state: State, instrument: Instrument, profiles: Any, now_us: in
     return bool(admitted[profiles].all())
 
 
-def _acceptable_at_once(state: State, legs: LegColumns, now_us: int) -> bool:
-    """Return True only if every leg is acceptable. Everything is held to its range before any sum, since int64 wraps in silence."""
-    instrument = state.instruments.get(legs.instrument)
-    if instrument is None or not is_open(instrument, now_us):
+def acceptable_at_once(state: State, instrument: Instrument, legs: tuple[Any, Any, Any], now_us: int) -> bool:
+    """Return True only if every leg is acceptable; `legs` are numpy columns of sources, destinations and units.
+
+    Everything is held to its range before any sum, since int64 wraps in silence.
+    """
+    if not is_open(instrument, now_us):
         return False
-    sources, destinations, units = vectors.int64s(legs.sources), vectors.int64s(legs.destinations), vectors.int64s(legs.units)
+    sources, destinations, units = legs
     book = state.books[instrument.number]
     if min(sources.min(), destinations.min()) < FIRST_ACCOUNT_NUMBER or destinations.max() >= len(state.profiles):
         return False

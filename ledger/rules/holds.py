@@ -103,9 +103,8 @@ def lessen_hold(state: State, number: int, units: int) -> None:
     if left:
         state.put(state.hold_units, number, left)
         return
-    expiry_time_us = state.holds[number].expiry_time_us
     state.remove(state.hold_units, number)
-    state.remove(state.holds, number)
+    expiry_time_us = state.remove(state.holds, number).expiry_time_us
     if expiry_time_us < NEVER:
         second = expiry_time_us // 1_000_000
         expiring = state.hold_expiries[second]

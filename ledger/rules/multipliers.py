@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ledger.errors import refusal
 from ledger.rules.checks import check_multiplier, check_not_due, check_text, find_instrument
+from ledger.rules.context import entry_index
 from ledger.rules.instruments import CASH, change_instrument, find_usable
 from ledger.rules.reserves import check_covered, reserve_events
 from stockledger.v1.errors_pb2 import Reason
@@ -61,7 +62,8 @@ def evolve_changed(state: State, event: MultiplierChanged, decided: Decided) -> 
     instrument = state.instruments[event.instrument]
     assert str(instrument.multiplier) == event.old_multiplier, "a multiplier changes from the value it had when that was decided"
     share_basis = instrument.share_basis + event.share_basis_changed
-    change_instrument(state, event.instrument, multiplier=int(event.multiplier), share_basis=share_basis)
+    split_index = entry_index(state, decided) if event.share_basis_changed else instrument.split_index
+    change_instrument(state, event.instrument, multiplier=int(event.multiplier), share_basis=share_basis, split_index=split_index)
 
 
 COMMANDS = {

@@ -147,7 +147,9 @@ def test_columns_decide_what_needs_what_the_batch_brings(legs: list[tuple[int, i
     if vectors.numpy is None:
         pytest.skip("numpy is not installed")
     state = books([100, 0, 0, 0, 0, 0], {}, barred=False)
-    assert columns._acceptable_at_once(state, batch(legs).legs[0], CONTEXT.decision_time_us) is sound
+    sources, destinations, units = (vectors.int64s(column) for column in zip(*legs, strict=True))
+    instrument = state.instruments["AAPLx"]
+    assert columns.acceptable_at_once(state, instrument, (sources, destinations, units), CONTEXT.decision_time_us) is sound
 
 
 def orders(state: State) -> State:

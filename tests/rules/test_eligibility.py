@@ -54,7 +54,7 @@ def set_rule(books: Scenario, *commands: SetEligibilityRequest) -> None:
 @pytest.mark.parametrize(
     ("reason", "command"),
     [
-        ("FIELD_MISSING", rule("", instrument="", barred_countries=["us"])),
+        ("FIELD_MISSING", rule("2026-11-31", instrument="")),
         ("FIELD_MISSING", SetEligibilityRequest(instrument="NONEx")),
         ("FIELD_MISSING", rule("", instrument="NONEx", barred_countries=["us"])),
         ("FIELD_MALFORMED", rule("2026-11-31", instrument="NONEx")),

@@ -13,6 +13,7 @@ from scenario import START_US, Scenario, stock, two_holders
 from ledger.rules.checks import utc_text
 from ledger.rules.multipliers import evolve_changed
 from stockledger.v1.approvals_pb2 import ApproveCommandRequest
+from stockledger.v1.events_pb2 import Entry
 from stockledger.v1.instruments_pb2 import GetInstrumentRequest, MultiplierChanged, RetireInstrumentRequest, SetMultiplierRequest
 from stockledger.v1.reserves_pb2 import (
     ConfirmDeliveryRequest,
@@ -195,10 +196,10 @@ def test_a_split_moves_the_share_basis_on(books: Scenario) -> None:
         share_basis_changed=True,
     )
     state = books.books._state
-    evolve_changed(state, event, None)
+    evolve_changed(state, event, Entry())
     assert (state.instruments["AAPLx"].multiplier, state.instruments["AAPLx"].share_basis) == (10 * ONE, 1)
     with pytest.raises(AssertionError):
-        evolve_changed(state, event, None)
+        evolve_changed(state, event, Entry())
 
 
 def test_a_repeat_gets_the_first_answer(books: Scenario) -> None:

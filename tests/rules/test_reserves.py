@@ -30,6 +30,7 @@ from ledger.rules.reserves import (
 from ledger.rules.statements import STATEMENT_BYTES_MAX
 from stockledger.v1.approvals_pb2 import ApprovalGiven, ApprovalRequested, ApproveCommandRequest
 from stockledger.v1.common_pb2 import AsOf
+from stockledger.v1.events_pb2 import Entry
 from stockledger.v1.instruments_pb2 import MultiplierChanged, RetireInstrumentRequest
 from stockledger.v1.reserves_pb2 import (
     ConfirmDeliveryRequest,
@@ -180,7 +181,7 @@ def split(books: Scenario, factor: int = 1) -> Scenario:
     state = books.books._state
     old = state.instruments["AAPLx"].multiplier
     event = MultiplierChanged(instrument="AAPLx", old_multiplier=str(old), multiplier=str(old * factor), share_basis_changed=True)
-    evolve_changed(state, event, None)
+    evolve_changed(state, event, Entry())
     books.replayable = False
     return books
 

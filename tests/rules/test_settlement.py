@@ -70,7 +70,9 @@ DELIVERY_REFUSALS = [
 
 
 @pytest.mark.parametrize(("reason", "command", "leg"), DELIVERY_REFUSALS)
-def test_refusals_of_a_delivery_in_order_of_precedence(books: Scenario, reason: str, command: SettleDeliveryRequest, leg: int | None) -> None:
+def test_refusals_of_a_delivery_in_order_of_precedence(
+    books: Scenario, reason: str, command: SettleDeliveryRequest, leg: int | None
+) -> None:
     books.when(command).raises(reason, **({} if leg is None else {"leg": leg}))
     books.when(delivery(PAYMENT, FEE, movement(100))).accepted()
 

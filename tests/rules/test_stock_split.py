@@ -15,6 +15,7 @@ from scenario import Scenario
 from ledger.arithmetic import MULTIPLIER_MAX, UNITS_MAX
 from ledger.state import FrozenUnits
 from stockledger.v1.accounts_pb2 import FreezeHolderRequest, FreezeUnitsRequest
+from stockledger.v1.approvals_pb2 import ApproveCommandRequest
 from stockledger.v1.corporate_actions_pb2 import ActionCompleted, AnnounceActionRequest, FixEntitlementsRequest, UnitsReplaced
 from stockledger.v1.holds_pb2 import HoldPurpose, PlaceHoldRequest, ReleaseHoldRequest
 from stockledger.v1.instruments_pb2 import MultiplierChanged
@@ -197,6 +198,19 @@ def test_evidence_must_be_renewed_after_a_split(method: int) -> None:
     books.when(issue).raises("ATTESTATION_STALE", share_basis=0)
     assert not books.books._state.shortfalls, "the reserve is unknown, not short"
     books.given(evidence("NVDAx", share_basis=1, hours=1.5, shares_e8=11 * SHARE)).when(issue).accepted()
+
+
+@pytest.mark.parametrize("method", [HOLDINGS, MULTIPLIER])
+def test_what_was_asked_for_before_a_split_is_not_approved_after_it(method: int) -> None:
+    """100 units asked for before a 10:1 split are not the 100 units of after it, by whichever method."""
+    books = story(NVDAx={"book:alice": SHARE}).given(split(method=method))
+    issue = IssueUnitsRequest(instrument="NVDAx", account="book:bob", units=100, reference="DTC 2")
+    before = books.when(issue).accepted().answer.booking.approval
+    other = books.when(IssueUnitsRequest(instrument="AAPLx", account="book:bob", units=100)).accepted().answer.booking.approval
+    books.pass_time(2 * HOUR).given(execute(), evidence("NVDAx", share_basis=1, hours=1.5))
+    books.when(ApproveCommandRequest(approval=before), principal="approver").raises("STATE_UNFIT", approval=before)
+    books.when(ApproveCommandRequest(approval=other), principal="approver").accepted()
+    books.when(issue, approver="approver").accepted()
 
 
 def test_an_open_fill_splits_with_its_shares() -> None:

@@ -140,5 +140,11 @@ def test_force_passes_halts(books: Scenario) -> None:
     books.when(force(), principal="enforcer", approver="judge").accepted()
 
 
+def test_force_does_not_reach_into_a_closed_account(books: Scenario) -> None:
+    books.given(enforcer(), account("book:carol", "h-2")).when(force(destination="book:carol"), principal="enforcer").accepted()
+    books.given(CloseAccountRequest(account="book:carol"))
+    books.when(force(destination="book:carol"), principal="enforcer").raises("ACCOUNT_CLOSED", account="book:carol")
+
+
 def test_two_instruments_do_not_mix(books: Scenario) -> None:
     books.given(stock("TSLAx", "US88160R1014")).when(transfer(instrument="TSLAx", units=1)).raises("UNITS_INSUFFICIENT")

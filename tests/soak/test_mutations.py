@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
-from mutations import MUTATIONS, find_problem, is_caught
+from mutations import MUTATIONS, TESTS, environment_of, find_problem, is_caught
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation.file}: {mutation.old.strip()}")
 def test_a_mistake_is_caught(mutation, tmp_path):
     assert is_caught(mutation, tmp_path), mutation
+
+
+def test_the_copy_is_what_is_tested(tmp_path):
+    """Otherwise every mistake would seem to survive, or none to matter."""
+    (tmp_path / "ledger").mkdir()
+    (tmp_path / "ledger" / "__init__.py").touch()
+    command = [sys.executable, "-c", "import ledger; print(ledger.__file__)"]
+    where = subprocess.run(command, env=environment_of(tmp_path), cwd=TESTS.parent, capture_output=True, text=True, check=True).stdout
+    assert where.strip() == str(tmp_path / "ledger" / "__init__.py")
 
 
 def test_every_mistake_can_still_be_made():

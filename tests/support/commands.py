@@ -104,7 +104,8 @@ def later(draw: Draw, state: Any) -> Timestamp:
 
 
 def movement(draw: Draw, state: Any) -> dict[str, Any]:
-    return {"instrument": paper(draw), "source": name(draw, state), "destination": name(draw, state), "units": few(draw)}
+    units = few(draw, draw(st.sampled_from([40, 40, 1200])))
+    return {"instrument": paper(draw), "source": name(draw, state), "destination": name(draw, state), "units": units}
 
 
 def batch(draw: Draw, state: Any) -> Any:
@@ -123,6 +124,31 @@ def plain_batch(draw: Draw, state: Any) -> Any:
     ends = [numbers[each % len(numbers)] for each in range(count + 1)]
     legs = common_pb2.LegColumns(instrument=paper(draw), sources=ends[:-1], destinations=ends[1:], units=units)
     return transfers_pb2.TransferBatchRequest(legs=[legs])
+
+
+def delivery(draw: Draw, state: Any) -> Any:
+    """Mostly one instrument against another between two parties; seldom anything."""
+    if draw(st.sampled_from([True, False, False, False])):
+        movements = [movement(draw, state) for _ in range(draw(st.integers(1, 3)))]
+    else:
+        buyer, seller = draw(st.sampled_from([NAMES[:2], NAMES[1:3], NAMES[3:]]))
+        movements = [
+            {"instrument": draw(st.sampled_from(SYMBOLS)), "source": seller, "destination": buyer, "units": draw(st.integers(1, 9))},
+            {"instrument": draw(st.sampled_from(CASH)), "source": buyer, "destination": seller, "units": draw(st.integers(1, 9))},
+        ]
+    return settlement_pb2.SettleDeliveryRequest(movements=[common_pb2.Movement(**each) for each in movements])
+
+
+def repaid(draw: Draw, state: Any) -> Any:
+    holder, instrument, _ = one(draw, state.receivables, ("h-none", "AAPLx", ""))
+    account = one(draw, state.accounts_of_holder.get(holder, ()), "book:nobody")
+    units = draw(st.sampled_from([1, 1, 2, 500]))
+    return transfers_pb2.RepayReceivableRequest(holder=holder, instrument=instrument, account=account, units=units)
+
+
+def released(draw: Draw, state: Any) -> Any:
+    action, account = one(draw, state.owed, ("A-0", 16))
+    return corporate_actions_pb2.ReleaseEntitlementRequest(action=action, account=state.account_names[account])
 
 
 def trades(draw: Draw, state: Any) -> Any:
@@ -182,6 +208,26 @@ def statement(draw: Draw, state: Any) -> Any:
     return signed(data, draw(st.sampled_from([None] * 5 + [bytes(64)])))
 
 
+def dividend(state: Any, name: str, instrument: str, coin: str, funding: str) -> Any:
+    """Announce a dividend by holdings of 0.000007 a share, fixed in five seconds and paid in ten."""
+    now = state.last_decision_time_us
+    fixing, execution = now + 4_000_000, now + 8_000_000
+    command = corporate_actions_pb2.AnnounceActionRequest(
+        action=name,
+        instrument=instrument,
+        ex_date=utc_date(fixing),
+        record_date=utc_date(fixing),
+        payment_date=utc_date(execution),
+        fixing_time=moment(fixing),
+        execution_time=moment(execution),
+        method=instruments_pb2.ActionMethod.ACTION_METHOD_HOLDINGS,
+    )
+    terms = command.terms.cash_dividend
+    terms.cash_instrument, terms.cash_per_share_e8, terms.funding_account = coin, 700, funding
+    terms.withholding.add(country="DE", rate_bps=2637)
+    return command
+
+
 def action(draw: Draw, state: Any) -> Any:
     """Announce a dividend or a split by either method, with its steps falling due soon."""
     now = state.last_decision_time_us
@@ -197,7 +243,7 @@ def action(draw: Draw, state: Any) -> Any:
     if draw(st.booleans()):
         command.record_date, command.payment_date = day, pay
         dividend = command.terms.cash_dividend
-        dividend.cash_instrument, dividend.cash_per_share_e8 = draw(st.sampled_from(CASH)), draw(st.sampled_from([10**8, 33_333_333, 7]))
+        dividend.cash_instrument, dividend.cash_per_share_e8 = draw(st.sampled_from(CASH)), draw(st.sampled_from([1000, 333, 7]))
         dividend.withholding.add(country="DE", rate_bps=2637)
         if holdings:
             dividend.funding_account = draw(st.sampled_from(NAMES))
@@ -234,6 +280,19 @@ def unfrozen(draw: Draw, state: Any) -> Any:
     known = [(state.instrument_symbols[instrument], state.account_names[account]) for instrument, account in state.frozen_units]
     instrument, account = one(draw, known, ("AAPLx", "book:a"))
     return accounts_pb2.UnfreezeUnitsRequest(instrument=instrument, account=account, legal_reference=draw(_LAW))
+
+
+def recovered(draw: Draw, state: Any) -> Any:
+    """Mostly from one account of a holder to another of the same."""
+    pairs = [(lost, kept) for names in state.accounts_of_holder.values() for lost in names for kept in names if lost != kept]
+    lost, kept = one(draw, pairs, ("book:a", "book:b"))
+    return accounts_pb2.RecoverWalletRequest(lost_account=lost, account=kept, evidence="police report")
+
+
+def settled_fill(draw: Draw, state: Any) -> Any:
+    known = [(number, fill.fill) for number, subscription in state.subscriptions.items() for fill in subscription.fills]
+    subscription, fill = one(draw, known, (999, 1))
+    return issuance_pb2.SettleFillRequest(subscription=subscription, fill=fill)
 
 
 def fields(draw: Draw, **choices: Any) -> dict[str, Any]:
@@ -289,9 +348,7 @@ MAKERS: dict[type[Any], Callable[[Draw, Any], Any]] = {
     ),
     _A.UnfreezeUnitsRequest: unfrozen,
     _A.BindWalletRequest: bound,
-    _A.RecoverWalletRequest: lambda draw, state: _A.RecoverWalletRequest(
-        lost_account=name(draw, state), account=name(draw, state), evidence="police report"
-    ),
+    _A.RecoverWalletRequest: recovered,
     eligibility_pb2.SetEligibilityRequest: lambda draw, state: eligibility_pb2.SetEligibilityRequest(
         instrument=symbol(draw, state), rule=rule(draw)
     ),
@@ -310,12 +367,7 @@ MAKERS: dict[type[Any], Callable[[Draw, Any], Any]] = {
     _T.ReverseTransferRequest: lambda draw, state: _T.ReverseTransferRequest(
         index=draw(st.integers(max(state.size - 12, 0), state.size)), cause="typo", loss_account=draw(st.sampled_from(["", "book:fees"]))
     ),
-    _T.RepayReceivableRequest: lambda draw, state: _T.RepayReceivableRequest(
-        holder=one(draw, [key[0] for key in state.receivables] or ["h-1"], "h-none"),
-        instrument=one(draw, [key[1] for key in state.receivables] or ["AAPLx"], "NONEx"),
-        account=name(draw, state),
-        units=few(draw),
-    ),
+    _T.RepayReceivableRequest: repaid,
     _H.PlaceHoldRequest: lambda draw, state: _H.PlaceHoldRequest(
         instrument=paper(draw),
         account=name(draw, state),
@@ -330,15 +382,14 @@ MAKERS: dict[type[Any], Callable[[Draw, Any], Any]] = {
         hold=number_in(draw, state.holds), units=draw(st.sampled_from([0, 1, 5, 50]))
     ),
     _C.TakeDueStepsRequest: lambda draw, _: _C.TakeDueStepsRequest(limit=draw(st.sampled_from([0, 1, -1]))),
-    settlement_pb2.SettleDeliveryRequest: lambda draw, state: settlement_pb2.SettleDeliveryRequest(
-        movements=[common_pb2.Movement(**movement(draw, state)) for _ in range(draw(st.integers(1, 3)))]
-    ),
+    settlement_pb2.SettleDeliveryRequest: delivery,
     settlement_pb2.SettleTradesRequest: trades,
     _R.RegisterCustodianRequest: lambda draw, _: _R.RegisterCustodianRequest(
         custodian=draw(st.sampled_from(["alpaca", "bank"])), name="Custodian", public_key=bytes(KEY.verify_key)
     ),
-    _R.RotateCustodianKeyRequest: lambda draw, _: _R.RotateCustodianKeyRequest(
-        custodian=one(draw, ["bank"], "alpaca"), public_key=bytes(KEY.verify_key)
+    _R.RotateCustodianKeyRequest: lambda draw, state: _R.RotateCustodianKeyRequest(
+        custodian=one(draw, [known for known in state.custodians if known != "alpaca"] or ["bank"], "none"),
+        public_key=bytes(draw(st.sampled_from([KEY, WALLET])).verify_key),
     ),
     _R.OpenCustodyAccountRequest: lambda draw, _: _R.OpenCustodyAccountRequest(
         custody_account=draw(st.sampled_from(["alpaca/1", "alpaca/2", "bank/1"])),
@@ -367,18 +418,16 @@ MAKERS: dict[type[Any], Callable[[Draw, Any], Any]] = {
     ),
     _S.FillSubscriptionRequest: lambda draw, state: _S.FillSubscriptionRequest(
         subscription=number_in(draw, state.subscriptions),
-        shares_e8=draw(st.sampled_from([10, 100, 12345])),
-        price_e8=draw(st.sampled_from([10**8, 5 * 10**9])),
+        shares_e8=draw(st.sampled_from([10**6, 2 * 10**6, 12345])),
+        price_e8=draw(st.sampled_from([10**5, 10**6])),
         fee_units=draw(st.sampled_from([0, 1])),
         trade_date="2026-11-20",
         settlement_date="2026-11-22",
-        proceeds_account="book:d",
-        fee_account="book:fees",
+        proceeds_account=draw(st.sampled_from(NAMES)),
+        fee_account=draw(st.sampled_from(NAMES)),
         last=draw(st.booleans()),
     ),
-    _S.SettleFillRequest: lambda draw, state: _S.SettleFillRequest(
-        subscription=number_in(draw, state.subscriptions), fill=draw(st.integers(1, 2))
-    ),
+    _S.SettleFillRequest: settled_fill,
     _S.RejectSubscriptionRequest: lambda draw, state: _S.RejectSubscriptionRequest(
         subscription=number_in(draw, state.subscriptions), cause="late"
     ),
@@ -393,20 +442,23 @@ MAKERS: dict[type[Any], Callable[[Draw, Any], Any]] = {
     ),
     _D.FillRedemptionRequest: lambda draw, state: _D.FillRedemptionRequest(
         redemption=number_in(draw, state.redemptions),
-        shares_e8=draw(st.sampled_from([1, 10, 100])),
-        price_e8=draw(st.sampled_from([10**8, 5 * 10**12])),
+        shares_e8=draw(st.sampled_from([10**6, 3 * 10**6, 12345])),
+        price_e8=draw(st.sampled_from([10**5, 10**6])),
         fee_units=draw(st.sampled_from([0, 1])),
         trade_date="2026-11-20",
         settlement_date="2026-11-22",
     ),
     _D.SettleRedemptionRequest: lambda draw, state: _D.SettleRedemptionRequest(
-        redemption=number_in(draw, state.redemptions), fill=draw(st.integers(1, 2)), paying_account="book:d", fee_account="book:fees"
+        redemption=number_in(draw, state.redemptions),
+        fill=draw(st.integers(1, 2)),
+        paying_account=name(draw, state),
+        fee_account="book:fees",
     ),
     _D.DeliverRedemptionRequest: lambda draw, state: _D.DeliverRedemptionRequest(
         redemption=number_in(draw, state.redemptions),
         shares=draw(st.integers(1, 2)),
         custody_account=one(draw, state.custody_accounts, "x/1"),
-        settled_time=later(draw, state),
+        settled_time=moment(state.last_decision_time_us - draw(st.sampled_from([1, 1, -(10**6)]))),
         reference="DTC 1",
     ),
     _D.RejectRedemptionRequest: lambda draw, state: _D.RejectRedemptionRequest(redemption=number_in(draw, state.redemptions), cause="late"),
@@ -415,7 +467,5 @@ MAKERS: dict[type[Any], Callable[[Draw, Any], Any]] = {
     _C.FixEntitlementsRequest: lambda draw, state: _C.FixEntitlementsRequest(action=one(draw, state.actions, "A-0")),
     _C.ExecuteActionRequest: lambda draw, state: _C.ExecuteActionRequest(action=one(draw, state.actions, "A-0")),
     _C.CancelActionRequest: lambda draw, state: _C.CancelActionRequest(action=one(draw, state.actions, "A-0"), cause="withdrawn"),
-    _C.ReleaseEntitlementRequest: lambda draw, state: _C.ReleaseEntitlementRequest(
-        action=one(draw, [key[0] for key in state.owed] or ["A-1"], "A-0"), account=name(draw, state)
-    ),
+    _C.ReleaseEntitlementRequest: released,
 }  # fmt: skip

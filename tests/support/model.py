@@ -80,7 +80,7 @@ class Model:
     wallet_bound = account_opened
 
     def units_frozen(self, event: Any) -> None:
-        self.frozen[event.instrument, event.account] = self.frozen.get((event.instrument, event.account), 0) + event.units
+        self.frozen[event.instrument, event.account] = event.units
 
     def units_unfrozen(self, event: Any) -> None:
         left = self.frozen.pop((event.instrument, event.account)) - event.units

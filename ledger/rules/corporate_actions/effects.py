@@ -386,6 +386,7 @@ def evolve_replaced(state: State, event: UnitsReplaced, decided: Decided) -> Non
             authorised_units=event.authorised_units,
             share_basis=instrument.share_basis + 1,
             replaced_index=entry_index(state, decided),
+            split_index=entry_index(state, decided),
         )
 
 

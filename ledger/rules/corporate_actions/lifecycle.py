@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ledger import state as books
 from ledger.errors import refusal
+from ledger.rules.approvals import check_role
 from ledger.rules.checks import (
     OPERATION_TRANSFER,
     check_date,
@@ -41,6 +42,7 @@ from ledger.rules.corporate_actions.effects import check_totals, why_unpaid
 from ledger.rules.corporate_actions.handlers import find_handlers
 from ledger.rules.instruments import CASH, change_instrument, find_usable
 from ledger.state import BLOCKED, ISSUANCE, NEVER, UNCLAIMED
+from stockledger.v1.approvals_pb2 import Role
 from stockledger.v1.corporate_actions_pb2 import (
     Action,
     ActionAnnounced,
@@ -329,6 +331,9 @@ def decide_release(state: State, command: ReleaseEntitlementRequest, context: Co
     if destination.holder != account.holder:
         message = f"{destination.name} is not of holder {account.holder!r}, who is owed"
         raise refusal(Reason.REASON_STATE_UNFIT, message, account=destination.name, holder=account.holder)
+    if account.freeze_reference and destination is not account:
+        # A freeze of one account must not be walked around by the holder's other one; after a recovery an enforcer pays there.
+        check_role(state, context, Role.ROLE_ENFORCER)
     cash = state.instruments[action.distributed]
     check_open(cash, OPERATION_TRANSFER, context.decision_time_us)
     why = why_unpaid(state, cash, destination, context.decision_time_us)

@@ -228,7 +228,8 @@ Global___SetApprovalPolicyResponse: _TypeAlias = SetApprovalPolicyResponse  # no
 @_typing.final
 class ApproveCommandRequest(_message.Message):
     """Approve a waiting command; the last approval needed books it, by the rules and the state of that moment.
-    Refusals in order: APPROVAL_NOT_FOUND, APPROVER_IS_REQUESTER, APPROVER_NOT_LISTED, APPROVED_ALREADY, REQUEST_TOO_LATE (by the command's own not_after_time), and whatever
+    Refusals in order: APPROVAL_NOT_FOUND, APPROVER_IS_REQUESTER, APPROVER_NOT_LISTED, APPROVED_ALREADY, REQUEST_TOO_LATE (by the command's own not_after_time), STATE_UNFIT (its instrument was split
+    since it was asked for), and whatever
     the command itself meets.
     """
 

@@ -604,7 +604,7 @@ Global___CancelActionResponse: _TypeAlias = CancelActionResponse  # noqa: Y015
 @_typing.final
 class ReleaseEntitlementRequest(_message.Message):
     """Pay what an action blocked (a frozen holder) or left unclaimed, once that is possible. Refusals: FIELD_*, ACTION_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED,
-    ENTRY_NOT_FOUND (nothing is owed), STATE_UNFIT (destination of another holder), INSTRUMENT_RETIRED, INSTRUMENT_HALTED (the cash), ACCOUNT_FROZEN, HOLDER_*, PLACE_UNFIT, ACCOUNT_CLOSED.
+    ENTRY_NOT_FOUND (nothing is owed), STATE_UNFIT (destination of another holder), NOT_PERMITTED (another destination than a frozen account takes ROLE_ENFORCER), INSTRUMENT_RETIRED, INSTRUMENT_HALTED (the cash), ACCOUNT_FROZEN, HOLDER_*, PLACE_UNFIT, ACCOUNT_CLOSED.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -43,7 +43,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_TOO_MANY_ITEMS: _Reason.ValueType  # 16
     """More items than one request may carry. Example: {field: "legs", count: "200000", limit: "100000"}."""
     REASON_MESSAGE_TOO_LARGE: _Reason.ValueType  # 17
-    """A message has more bytes than the server takes. Example: {message: "TransferBatchRequest", bytes: "9000000", limit: "8388608"}."""
+    """A message has more bytes than the server takes. Example: {type: "TransferBatchRequest", bytes: "9000000", limit: "8388608"}."""
     REASON_REQUEST_ID_REUSED: _Reason.ValueType  # 20
     """The request id was booked before with other content. Example: {request_id: "0190...", index: "4711"}."""
     REASON_REQUEST_ID_EXPIRED: _Reason.ValueType  # 21
@@ -204,7 +204,7 @@ REASON_SAME_ACCOUNT: Reason.ValueType  # 15
 REASON_TOO_MANY_ITEMS: Reason.ValueType  # 16
 """More items than one request may carry. Example: {field: "legs", count: "200000", limit: "100000"}."""
 REASON_MESSAGE_TOO_LARGE: Reason.ValueType  # 17
-"""A message has more bytes than the server takes. Example: {message: "TransferBatchRequest", bytes: "9000000", limit: "8388608"}."""
+"""A message has more bytes than the server takes. Example: {type: "TransferBatchRequest", bytes: "9000000", limit: "8388608"}."""
 REASON_REQUEST_ID_REUSED: Reason.ValueType  # 20
 """The request id was booked before with other content. Example: {request_id: "0190...", index: "4711"}."""
 REASON_REQUEST_ID_EXPIRED: Reason.ValueType  # 21

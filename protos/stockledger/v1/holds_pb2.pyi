@@ -190,7 +190,7 @@ Global___PlaceHoldResponse: _TypeAlias = PlaceHoldResponse  # noqa: Y015
 @_typing.final
 class ExecuteHoldRequest(_message.Message):
     """Execute a hold to a destination, in part or in whole. Refusals: FIELD_*, UNITS_NOT_POSITIVE, HOLD_NOT_FOUND, HOLD_UNFIT (of a subscription or redemption), ACTION_DUE (it has expired too),
-    HOLD_INSUFFICIENT, and those of TransferUnits but UNITS_INSUFFICIENT.
+    HOLD_INSUFFICIENT (also: units of its account frozen meanwhile stay), and those of TransferUnits but UNITS_INSUFFICIENT.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -269,7 +269,9 @@ Global___ExecuteHoldResponse: _TypeAlias = ExecuteHoldResponse  # noqa: Y015
 
 @_typing.final
 class ReleaseHoldRequest(_message.Message):
-    """Release a hold, in part or in whole. Refusals: HOLD_NOT_FOUND, HOLD_UNFIT, HOLD_INSUFFICIENT, ACTION_DUE."""
+    """Release a hold, in part or in whole; neither a halt nor a freeze stops it. Refusals: FIELD_*, UNITS_NOT_POSITIVE, HOLD_NOT_FOUND, HOLD_UNFIT (of a subscription or redemption),
+    ACTION_DUE (it has expired), HOLD_INSUFFICIENT.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

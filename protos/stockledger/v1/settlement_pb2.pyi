@@ -99,7 +99,8 @@ class SettleTradesRequest(_message.Message):
     """Settle the trades of a matching engine against the holds of their orders. Trade i moves units[i] from the account of sell_holds[i] to that of buy_holds[i], and
     cash_units[i] back; buyer_fee_units[i] come on top from the buyer's hold, seller_fee_units[i] out of the seller's proceeds. At most 100,000 trades.
     Refusals, for the first trade that breaks a rule, with metadata trade: FIELD_*, TOO_MANY_ITEMS, INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND (fee account), ACTION_DUE, INSTRUMENT_RETIRED,
-    INSTRUMENT_HALTED, UNITS_NOT_POSITIVE, HOLD_NOT_FOUND, HOLD_UNFIT, SAME_ACCOUNT, ACCOUNT_*, HOLDER_*, HOLD_INSUFFICIENT.
+    INSTRUMENT_HALTED, UNITS_NOT_POSITIVE, HOLD_NOT_FOUND, HOLD_UNFIT, ACTION_DUE (of a hold that has expired), SAME_ACCOUNT (buyer and seller, or a fee to its payer), ACCOUNT_*, HOLDER_*,
+    HOLD_INSUFFICIENT (also: units frozen after the order was placed stay). What concerns the instruments and the fee account refuses the whole command, each_on_its_own or not.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -108,7 +108,7 @@ Global___TransferUnitsResponse: _TypeAlias = TransferUnitsResponse  # noqa: Y015
 @_typing.final
 class TransferBatchRequest(_message.Message):
     """Move many units at once, all legs or none; legs count in their order. At most 250,000 legs. Refusals as of TransferUnits, for the first leg that
-    breaks a rule, with metadata leg.
+    breaks a rule, with metadata leg: its position, zero-based, counted through all instruments.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -503,20 +503,19 @@ Global___BatchTransferred: _TypeAlias = BatchTransferred  # noqa: Y015
 
 @_typing.final
 class TransfersPacked(_message.Message):
-    """A run of single transfers of one principal, packed: transfer i has request id and digest i, and leg i."""
+    """A run of single transfers of one principal, packed: transfer i has request id i and leg i. Only transfers without reference and not_after_time
+    are packed, so that the entry tells all of a request, and a repeat is held against that.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_IDS_FIELD_NUMBER: _builtins.int
-    REQUEST_DIGESTS_FIELD_NUMBER: _builtins.int
     INSTRUMENTS_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
     DESTINATIONS_FIELD_NUMBER: _builtins.int
     UNITS_FIELD_NUMBER: _builtins.int
     request_ids: _builtins.bytes
     """16 bytes each, as UUIDs. Example: 32 bytes for two."""
-    request_digests: _builtins.bytes
-    """16 bytes each. Example: 32 bytes for two."""
     @_builtins.property
     def instruments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Instrument numbers. Example: [1, 1]."""
@@ -537,7 +536,6 @@ class TransfersPacked(_message.Message):
         self,
         *,
         request_ids: _builtins.bytes = ...,
-        request_digests: _builtins.bytes = ...,
         instruments: _abc.Iterable[_builtins.int] | None = ...,
         sources: _abc.Iterable[_builtins.int] | None = ...,
         destinations: _abc.Iterable[_builtins.int] | None = ...,
@@ -545,7 +543,7 @@ class TransfersPacked(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destinations", b"destinations", "instruments", b"instruments", "request_digests", b"request_digests", "request_ids", b"request_ids", "sources", b"sources", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destinations", b"destinations", "instruments", b"instruments", "request_ids", b"request_ids", "sources", b"sources", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

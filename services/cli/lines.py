@@ -1,0 +1,176 @@
+"""Read commands from JSON lines or CSV, as the protobuf messages they are.
+
+Whatever is wrong with one line is told with its number; it does not spoil the others.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.json_format import ParseDict, ParseError
+
+from ledger.rules import COMMAND_TYPES
+from services.cli.outcome import UsageError
+from services.settings import suggestion
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+COMMAND: Final = "command"
+LIST_SEPARATOR: Final = ";"
+_TRUTHS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_TIME: Final = "google.protobuf.Timestamp"
+
+
+class LineError(Exception):
+    """A line is not a command; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a file, from 1, and the command on it or what is wrong with it."""
+
+    number: int
+    name: str
+    command: Any
+    error: str = ""
+
+
+def read_commands(lines: Iterable[str], form: str | None) -> Iterator[Line]:
+    """Yield the commands of a file; `form` is "jsonl", "csv", or None to take the first line's word for it.
+
+    Raises: UsageError when the file as a whole is neither.
+    """
+    source = iter(lines)
+    start, first = next(((number, line) for number, line in enumerate(source, 1) if line.strip()), (1, ""))
+    if not first:
+        return iter(())
+    if form is None:
+        form = "jsonl" if first.lstrip().startswith("{") else "csv"
+    if form == "jsonl":
+        return (_json_line(number, text) for number, text in enumerate(itertools.chain([first], source), start) if text.strip())
+    return _read_csv(first, source, start)
+
+
+def _json_line(number: int, text: str) -> Line:
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError as error:
+        return Line(number, "", None, f"it is not JSON: {error.msg} at column {error.colno}")
+    if not isinstance(fields, dict):
+        return Line(number, "", None, "it is not a JSON object")
+    name = str(fields.pop(COMMAND, ""))
+    try:
+        return Line(number, name, make_command(name, fields))
+    except LineError as error:
+        return Line(number, name, None, str(error))
+
+
+def _read_csv(first: str, rest: Iterator[str], start: int) -> Iterator[Line]:
+    header = [title.strip() for title in next(csv.reader([first]))]
+    if header[0] != COMMAND:
+        raise UsageError(f"the first column of the CSV is {header[0]!r}, it must be {COMMAND!r}; a line of JSON begins with {{")
+    if len(set(header)) != len(header):
+        raise UsageError("the header of the CSV names a column twice")
+    return _csv_lines(header, csv.reader(rest), start)
+
+
+def _csv_lines(header: list[str], reader: Any, start: int) -> Iterator[Line]:
+    try:
+        for cells in reader:
+            if any(cells):
+                yield _csv_line(start + reader.line_num, header, cells)
+    except csv.Error as error:
+        raise UsageError(f"line {start + reader.line_num} is not CSV: {error}") from error
+
+
+def _csv_line(number: int, header: list[str], cells: list[str]) -> Line:
+    name = cells[0].strip()
+    if len(cells) > len(header):
+        return Line(number, name, None, f"it has {len(cells)} cells, the header {len(header)}")
+    named = {title: cell.strip() for title, cell in zip(header[1:], cells[1:], strict=False) if cell.strip()}
+    try:
+        return Line(number, name, make_command(name, cells_to_fields(command_type(name), named)))
+    except LineError as error:
+        return Line(number, name, None, str(error))
+
+
+def command_type(name: str) -> Any:
+    """Return the message of a command by its name, with or without "Request".
+
+    Raises: LineError.
+    """
+    if not name:
+        raise LineError(f"it has no {COMMAND}")
+    found = COMMAND_TYPES.get(name.removesuffix("Request"))
+    if found is None:
+        raise LineError(f"{name} is not a command{suggestion(name, COMMAND_TYPES)}")
+    return found
+
+
+def make_command(name: str, fields: dict[str, Any]) -> Any:
+    """Make a command from its fields in protobuf JSON.
+
+    Raises: LineError.
+    """
+    message = command_type(name)()
+    known = message.DESCRIPTOR.fields_by_name
+    for field in fields:
+        if field not in known and field not in message.DESCRIPTOR.fields_by_camelcase_name:
+            raise LineError(f"{name} has no field {field}{suggestion(field, known)}")
+    try:
+        return ParseDict(fields, message)
+    except (ParseError, ValueError, TypeError) as error:
+        raise LineError(f"{name}: {str(error).rstrip('.')}") from error
+
+
+def cells_to_fields(message_type: Any, cells: dict[str, str]) -> dict[str, Any]:
+    """Turn cells of a CSV, by field name, into fields of protobuf JSON. Enums may go without their prefix: `stock`.
+
+    Raises: LineError.
+    """
+    fields = {}
+    for name, cell in cells.items():
+        field = message_type.DESCRIPTOR.fields_by_name.get(name)
+        if field is None:
+            names = message_type.DESCRIPTOR.fields_by_name
+            raise LineError(f"{message_type.DESCRIPTOR.name.removesuffix('Request')} has no field {name}{suggestion(name, names)}")
+        if field.is_repeated:
+            fields[name] = [_cell_value(field, item.strip()) for item in cell.split(LIST_SEPARATOR) if item.strip()]
+        else:
+            fields[name] = _cell_value(field, cell)
+    return fields
+
+
+def _cell_value(field: Any, cell: str) -> Any:
+    if field.type == FieldDescriptor.TYPE_BOOL:
+        if cell.lower() not in _TRUTHS:
+            raise LineError(f"{field.name} is {cell!r}, it must be true or false")
+        return _TRUTHS[cell.lower()]
+    if field.type == FieldDescriptor.TYPE_ENUM:
+        return enum_name(field, cell)
+    if field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type.full_name != _TIME:
+        try:
+            return json.loads(cell)
+        except json.JSONDecodeError as error:
+            raise LineError(f"{field.name} is a message and must be JSON: {error.msg}") from error
+    return cell
+
+
+def enum_name(field: Any, text: str) -> str:
+    """Return the full name of an enum value given by it, or without its prefix and in any case. Example: "stock" of kind.
+
+    Raises: LineError, naming the values there are.
+    """
+    names = field.enum_type.values_by_name
+    prefix = field.enum_type.values[0].name.removesuffix("UNSPECIFIED")
+    for name in (text, prefix + text.upper().replace("-", "_").replace(" ", "_")):
+        if name in names:
+            return str(name)
+    known = ", ".join(name.removeprefix(prefix).lower() for name in names if not name.endswith("_UNSPECIFIED"))
+    raise LineError(f"{field.name} is {text!r}, it must be one of {known}")

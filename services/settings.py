@@ -1,0 +1,139 @@
+"""What a service is set to, and from where: a flag, the environment, a file, or the default, in this order.
+
+    store = "sqlite:///books.db"            in stockledger.toml
+    STOCKLEDGER_STORE=sqlite:///books.db    in the environment
+    --store sqlite:///books.db              as a flag
+
+The names are the same everywhere. A name in the file that is not known is refused, since a setting that is silently not in force is
+worse than none. Only services read the environment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ledger.engine import DEFAULT_PRINCIPAL, REQUEST_WINDOW_COUNT, REQUEST_WINDOW_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+FILE_NAME: Final = "stockledger.toml"
+"""Read from the current directory, if it is there and no other file is named."""
+ENVIRONMENT_PREFIX: Final = "STOCKLEDGER_"
+SECRET_KEY_START: Final = "PRIVATE+KEY+"  # noqa: S105 - how such a text begins, not one
+_HIDDEN: Final = "(hidden)"
+
+
+class SettingsError(Exception):
+    """A setting is not understood; the message says which, where, and what was expected."""
+
+
+def _setting(default: Any, meaning: str) -> Any:
+    return dataclasses.field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings in force. `sources` says for each where it came from."""
+
+    store: str = _setting("sqlite:///stockledger.db", "URL of the store: sqlite:///relative.db or sqlite:////absolute.db")
+    ledger_id: str = _setting("", "id of the ledger; guards against the wrong store, and names a new one (empty: the file's name)")
+    origin: str = _setting("", "origin line of a new ledger's checkpoints, the name of its signing key (empty: stockledger.local/<id>)")
+    principal: str = _setting(DEFAULT_PRINCIPAL, "who asks")
+    approvers: tuple[str, ...] = _setting((), "who approves at once what waits for approval")
+    signing_key: str = _setting("", "key that signs checkpoints: a file, or the text PRIVATE+KEY+... itself")
+    verifier_keys: tuple[str, ...] = _setting((), "public keys whose signatures are trusted: files, or texts name+id+key")
+    snapshot: str = _setting("", "where the snapshot of the books is kept (empty: beside the store's file)")
+    request_window_seconds: int = _setting(REQUEST_WINDOW_SECONDS, "of a new ledger: how long repeated requests are recognised")
+    request_window_count: int = _setting(REQUEST_WINDOW_COUNT, "of a new ledger: how many requests are remembered at most")
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+SETTINGS: Final = {field.name: field for field in dataclasses.fields(Settings) if field.name != "sources"}
+
+
+def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str], file: str | None = None) -> Settings:
+    """Return the settings in force. Flags that are None, or not settings, do not count; nor does an empty environment variable.
+
+    Raises: SettingsError.
+    """
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(SETTINGS, "default")
+    for name, (value, where) in _from_file(file).items():
+        values[name], sources[name] = value, where
+    for name in SETTINGS:
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        if environment.get(variable):
+            values[name], sources[name] = _parse(name, environment[variable], variable), f"environment {variable}"
+        if flags.get(name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            values[name], sources[name] = _parse(name, flags[name], flag), f"flag {flag}"
+    return Settings(**values, sources=sources)
+
+
+def unknown_variables(environment: Iterable[str]) -> list[str]:
+    """Return the environment variables that look like settings and are none, with what may have been meant."""
+    known = {ENVIRONMENT_PREFIX + name.upper() for name in SETTINGS}
+    strangers = sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
+    return [f"{name} is not a setting{suggestion(name, known)}" for name in strangers]
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean ...?)" for the known name nearest to this one, or nothing."""
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {nearest[0]}?)" if nearest else ""
+
+
+def shown_value(settings: Settings, name: str) -> str:
+    """Return a setting as text for people, with what is secret in it hidden."""
+    value = getattr(settings, name)
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    text = str(value)
+    if text.startswith(SECRET_KEY_START):
+        name_and_id = text.removeprefix(SECRET_KEY_START).split("+")[:2]
+        return "+".join([SECRET_KEY_START.rstrip("+"), *name_and_id, _HIDDEN])
+    return re.sub(r"(://[^:/@]*):[^@/]*@", rf"\1:{_HIDDEN}@", text)
+
+
+def _from_file(named: str | None) -> dict[str, tuple[Any, str]]:
+    """Read the settings of the named file, or of the one in the current directory, if there is one."""
+    path = Path(named or FILE_NAME)
+    if named is None and not path.is_file():
+        return {}
+    import tomllib  # noqa: PLC0415 - most runs have no file
+
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from error
+    for name in content:
+        if name not in SETTINGS:
+            raise SettingsError(f"{path} sets {name}, which is not a setting{suggestion(name, SETTINGS)}")
+    return {name: (_parse(name, value, str(path)), f"file {path}") for name, value in content.items()}
+
+
+def _parse(name: str, value: Any, where: str) -> Any:
+    """Return a value of the setting's type. Lists are lists in the file and on the command line, and have commas in the environment."""
+    default = SETTINGS[name].default
+    if isinstance(default, tuple):
+        items = value.split(",") if isinstance(value, str) else value
+        if isinstance(items, (list, tuple)) and all(isinstance(item, str) for item in items):
+            return tuple(item.strip() for item in items if item.strip())
+        raise SettingsError(f"{name} of {where} is {value!r}, it must be a list of texts")
+    if isinstance(default, int):
+        if type(value) is int and value > 0:
+            return value
+        if isinstance(value, str) and value.isascii() and value.isdecimal() and int(value) > 0:
+            return int(value)
+        raise SettingsError(f"{name} of {where} is {value!r}, it must be a whole number above zero")
+    if not isinstance(value, str):
+        raise SettingsError(f"{name} of {where} is {value!r}, it must be a text")
+    return value
