@@ -403,7 +403,7 @@ class Ledger:
                 run.index = state.size
                 self._append_entry(run.entry(), TransfersPacked, batch)
                 for place, taken in enumerate(run.positions):
-                    outcomes[taken] = (run, place)
+                    outcomes[taken] = run, place
             if position == start:
                 try:
                     outcomes[position] = self._decide_one(commands[position], principal, batch)

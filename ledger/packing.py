@@ -14,6 +14,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from ledger import vectors
 from ledger.answers import Booked
 from ledger.errors import LedgerError
+from ledger.request_ids import AHEAD_MS_MAX, parse_request_ids
 from ledger.rules.checks import check_free
 from ledger.rules.columns import acceptable_at_once
 from ledger.rules.packed import TRANSFERS_PER_ENTRY_MAX
@@ -58,11 +59,59 @@ class Run:
         policy = self._state.approval_policies.get(self._rule.name)
         if policy is not None and policy.approvals_needed:
             return start
-        accounts, instruments = self._state.accounts, self._state.instruments
-        given: set[bytes] = set()
         stop = min(len(commands), start + TRANSFERS_PER_ENTRY_MAX)
+        if self._take_at_once(commands[start:stop], range(start, stop), make_id):
+            return stop
+        return self._gather_each(commands, range(start, stop), identify, outcomes, make_id)
+
+    def _take_at_once(self, commands: Sequence[Any], positions: range, make_id: Callable[[int], bytes]) -> bool:
+        """Take all commands if all are transfers with nothing special about them, under new request ids or none; else none of them.
+
+        That nothing else is said in a message, known or unknown, shows in its size: it is that of the fields that were looked at.
+        """
+        if set(map(type, commands)) != {TransferUnitsRequest}:
+            return False
+        symbols = [command.instrument for command in commands]
+        sources = [command.source for command in commands]
+        destinations = [command.destination for command in commands]
+        units = [command.units for command in commands]
+        texts = [command.request_id for command in commands]
+        lengths = zip(map(len, texts), map(len, symbols), map(len, sources), map(len, destinations), units, strict=True)
+        sizes = [a + b + c + d + (count.bit_length() + 6) // 7 + (9 if a else 7) for a, b, c, d, count in lengths]
+        if [command.ByteSize() for command in commands] != sizes:
+            return False
+        numbers, accounts = self._state.instruments, self._state.accounts
+        try:
+            instrument_numbers = [numbers[symbol].number for symbol in symbols]
+            source_numbers = [accounts[name].number for name in sources]
+            destination_numbers = [accounts[name].number for name in destinations]
+        except KeyError:
+            return False
+        request_ids = self._new_request_ids(texts, make_id)
+        if request_ids is None:
+            return False
+        self.positions, self._commands, self._request_ids = list(positions), list(commands), request_ids
+        self._instruments, self._sources, self._destinations = instrument_numbers, source_numbers, destination_numbers
+        self._units = units
+        return True
+
+    def _new_request_ids(self, texts: Sequence[str], make_id: Callable[[int], bytes]) -> list[bytes] | None:
+        """Return the request ids if all are new, or all were left to the ledger; else None."""
         time_ms = self.now_us // 1000
-        for position in range(start, stop):
+        if not any(texts):
+            return [make_id(time_ms) for _ in texts]
+        request_ids = parse_request_ids(texts)
+        if request_ids is None or not self._state.requests.all_new(request_ids, self._principal, time_ms + AHEAD_MS_MAX):
+            return None
+        return request_ids
+
+    def _gather_each(
+        self, commands: Sequence[Any], positions: range, identify: Identify, outcomes: list[Any], make_id: Callable[[int], bytes]
+    ) -> int:
+        """Take transfers one by one; stop at the first with something special about it."""
+        time_ms = self.now_us // 1000
+        given: set[bytes] = set()
+        for position in positions:
             command = commands[position]
             if type(command) is not TransferUnitsRequest or command.reference or command.validate_only:
                 return position
@@ -77,11 +126,8 @@ class Run:
                 given.add(request_id)
             else:
                 request_id = make_id(time_ms)
-            instrument, source, destination = (
-                instruments.get(command.instrument),
-                accounts.get(command.source),
-                accounts.get(command.destination),
-            )
+            instrument = self._state.instruments.get(command.instrument)
+            source, destination = (self._state.accounts.get(name) for name in (command.source, command.destination))
             self._instruments.append(_NOBODY if instrument is None else instrument.number)
             self._sources.append(_NOBODY if source is None else source.number)
             self._destinations.append(_NOBODY if destination is None else destination.number)
@@ -89,7 +135,7 @@ class Run:
             self._request_ids.append(request_id)
             self.positions.append(position)
             self._commands.append(command)
-        return stop
+        return positions.stop
 
     def decide(self, outcomes: list[Any]) -> None:
         """Decide every transfer of the run in order; those refused are told in `outcomes`, and leave the run."""

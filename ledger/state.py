@@ -209,6 +209,19 @@ class _Cells:
         vectors.view_of(self.column)[numbers] = values
 
 
+class _Keys:
+    """Keys that were added to a table together, as the journal keeps them."""
+
+    __slots__ = ("table",)
+
+    def __init__(self, table: dict[Any, Any]) -> None:
+        self.table = table
+
+    def __delitem__(self, keys: Iterable[Any]) -> None:
+        for key in keys:
+            del self.table[key]
+
+
 def _without_trailing_zeros(column: array[int]) -> bytes:
     """Return a column's values; how far it was grown is no part of the books."""
     return column.tobytes().rstrip(b"\0")
@@ -230,6 +243,15 @@ class RequestWindow:
         """Return where a request (16 bytes of id, then the principal) was booked: index << 16 | position, or None."""
         bucket = self.seconds.get(id_time_ms // 1000)
         return None if bucket is None else bucket.get(key)
+
+    def all_new(self, request_ids: Sequence[bytes], principal: str, latest_ms: int) -> bool:
+        """Return whether these ids all lie within the window, up to a moment, and none was booked or stands twice."""
+        times = [int.from_bytes(request_id[:6], "big") for request_id in request_ids]
+        if min(times) < self.low_water_second * 1000 or max(times) > latest_ms or len(set(request_ids)) < len(request_ids):
+            return False
+        suffix = principal.encode()
+        buckets = [self.seconds[second] for second in {time // 1000 for time in times} if second in self.seconds]
+        return not any(request_id + suffix in bucket for bucket in buckets for request_id in request_ids)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RequestWindow) and (self.seconds, self.count, self.low_water_second) == (
@@ -547,27 +569,52 @@ class State:
         """Return what the issuance account owes."""
         return -self.books[instrument_number].units[ISSUANCE]
 
+    def remember_request(self, request_id: bytes, principal: str, location: int, decision_time_us: int) -> None:
+        """Note where a request was booked (index << 16 | position), and move the low-water mark on."""
+        requests = self.requests
+        second = int.from_bytes(request_id[:6], "big") // 1000
+        bucket = requests.seconds.get(second)
+        if bucket is None:
+            bucket = {}
+            self.put(requests.seconds, second, bucket)
+        key = request_id + principal.encode()
+        if self.journal is not None:
+            self.journal += (bucket, key, _MISSING)
+        bucket[key] = location
+        requests.count += 1
+        self._forget_requests(decision_time_us // 1_000_000)
+
     def remember_requests(self, request_ids: Iterable[bytes], principal: str, location: int, decision_time_us: int) -> None:
         """Note where requests were booked, from location (index << 16 | position) on, and move the low-water mark on."""
-        requests, journal, suffix = self.requests, self.journal, principal.encode()
+        requests, suffix = self.requests, principal.encode()
         seconds = requests.seconds
-        at = location
-        for request_id in request_ids:
+        found: dict[int, dict[bytes, int]] = {}
+        for at, request_id in enumerate(request_ids, location):
             second = int.from_bytes(request_id[:6], "big") // 1000
+            if second not in found:
+                found[second] = {}
+            found[second][request_id + suffix] = at
+        for second, new in found.items():
             bucket = seconds.get(second)
             if bucket is None:
                 bucket = {}
                 self.put(seconds, second, bucket)
-            key = request_id + suffix
-            if journal is not None:
-                journal += (bucket, key, _MISSING)
-            bucket[key] = at
-            at += 1
-        requests.count += at - location
-        decision_second = decision_time_us // 1_000_000
+            if self.journal is not None:
+                self.journal += (_Keys(bucket), new.keys(), _MISSING)
+            remembered = len(bucket) + len(new)
+            bucket.update(new)
+            assert len(bucket) == remembered, "a request is booked once"
+            requests.count += len(new)
+        self._forget_requests(decision_time_us // 1_000_000)
+
+    def _forget_requests(self, decision_second: int) -> None:
+        """Move the low-water mark on where the window is over, or full."""
+        requests = self.requests
         oldest = decision_second - self.request_window_seconds
         if oldest > requests.low_water_second:
             self._forget_requests_before(oldest)
+        if requests.count <= self.request_window_count:
+            return
         latest = decision_second - REQUEST_WINDOW_SECONDS_MIN
         while requests.count > self.request_window_count and requests.low_water_second < latest:
             low = requests.low_water_second

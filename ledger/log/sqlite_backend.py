@@ -182,6 +182,11 @@ class SqliteBackend:
             ).fetchall()
 
     def append(self, ledger_id: str, first_version: int, topics: Sequence[str], entries: Sequence[bytes], tiles: Sequence[Tile]) -> None:
+        if len(entries) == 1 and not tiles and first_version > 1:
+            # One statement is a transaction of its own: two calls fewer where every microsecond stands between a caller and his answer.
+            with self._guard, self._translated():
+                self.writer.execute(_INSERT_ENTRY, (ledger_id, first_version, topics[0], entries[0]))
+            return
         versions = range(first_version, first_version + len(entries))
         with self._transaction() as connection:
             if first_version == 1 and connection.execute("SELECT 1 FROM stored_events LIMIT 1").fetchone():

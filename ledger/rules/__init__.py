@@ -184,4 +184,4 @@ def _remember(state: State, entry: Entry, index: int) -> None:
     state.last_decision_time_us = decision_time_us
     request_id = entry.request_id
     if request_id:
-        state.remember_requests((request_id,), entry.principal, index << 16, decision_time_us)
+        state.remember_request(request_id, entry.principal, index << 16, decision_time_us)

@@ -19,6 +19,10 @@ TRANSFERS_PER_ENTRY_MAX: Final = 1_200
 
 
 def evolve_packed(state: State, event: TransfersPacked, decided: Decided) -> None:
+    if len(set(event.instruments)) == 1:
+        state.post_columns(event.instruments[0], event.sources, event.destinations, event.units)
+        _remember(state, event, decided)
+        return
     legs: dict[int, tuple[list[int], list[int], list[int]]] = {}
     for instrument, source, destination, units in zip(event.instruments, event.sources, event.destinations, event.units, strict=True):
         columns = legs.get(instrument)
@@ -29,6 +33,10 @@ def evolve_packed(state: State, event: TransfersPacked, decided: Decided) -> Non
         columns[2].append(units)
     for instrument, (sources, destinations, moved) in legs.items():
         state.post_columns(instrument, sources, destinations, moved)
+    _remember(state, event, decided)
+
+
+def _remember(state: State, event: TransfersPacked, decided: Decided) -> None:
     ids = event.request_ids
     each = [ids[start : start + 16] for start in range(0, len(ids), 16)]
     state.remember_requests(each, decided.principal, state.size << 16, decided.decision_time_us)
