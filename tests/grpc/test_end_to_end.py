@@ -15,11 +15,10 @@ import grpc
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_server_thread import METHODS, Client, RunningServer, give, market
+from grpc_server_thread import METHODS, Client, RunningServer, give, market, request_id
 
 from ledger import audit
 from ledger.reads import READS
-from ledger.request_ids import RequestIds, format_request_id
 from ledger.rules import RULES
 from services.grpc_server.servicers import services
 from stockledger.v1.accounts_pb2 import GetHoldingRequest, ListAccountsRequest
@@ -47,10 +46,6 @@ def server():
 def operator(server):
     with Client(server.address) as client:
         yield client
-
-
-def request_id() -> str:
-    return format_request_id(RequestIds().make(time.time_ns() // 1_000_000))
 
 
 def test_every_rpc_is_served(server):

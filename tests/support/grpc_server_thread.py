@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import grpc
-from google.protobuf.any_pb2 import Any as PackedAny  # noqa: F401 - details are packed in it
+from google.protobuf.message_factory import GetMessageClass
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from scenario import account, cash, holder, stock
 
 from ledger import Ledger
+from ledger.request_ids import RequestIds, format_request_id
 from services.grpc_server.server import Server
 from services.grpc_server.servicers import services
 from services.grpc_server.settings import ServerSettings
 from stockledger.v1.accounts_pb2 import RegisterHolderRequest
 from stockledger.v1.approvals_pb2 import ApproveCommandRequest, GrantRoleRequest, Role
 
-ROLES = [role for role in Role.values() if role]
+_IDS = RequestIds()
 METHODS = {f"{s.name}/{m.name}": m for s in services().values() for m in s.methods}
 
 
@@ -73,8 +75,6 @@ class Client:
         self.channel.close()
 
     def multicallable(self, rpc: str, *, raw: bool = False) -> Any:
-        from google.protobuf.message_factory import GetMessageClass
-
         method = METHODS[rpc]
         kind = f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
         serializer = None if raw else (lambda message: message.SerializeToString())
@@ -148,6 +148,11 @@ def broker_holder(broker: str, name: str) -> RegisterHolderRequest:
     registered = holder(f"{broker}/{name}")
     registered.broker = broker
     return registered
+
+
+def request_id() -> str:
+    """Return a new request id of now."""
+    return format_request_id(_IDS.make(time.time_ns() // 1_000_000))
 
 
 def give(books: Ledger, instrument: str, account_name: str, units: int) -> None:

@@ -164,7 +164,10 @@ MUTATIONS = [
         ("        if location is None:\n            check_not_late", "        if True:\n            check_not_late"),
         ("        if id_time_ms < requests.low_water_second * 1000:", "        if False:"),
         ("and len(submissions) > 1 and not self._unsettled:", "and len(submissions) > 1:"),
-        ("                run.now_us = self._state.next_decision_time_us(batch.now_us)", "                pass"),
+        (
+            "            now_us = state.next_decision_time_us(batch.now_us)\n            run",
+            "            now_us = batch.now_us\n            run",
+        ),
         ("requests.find(request_id + principal.encode(), id_time_ms)", "requests.find(request_id, id_time_ms)"),
     ),
     *_of(

@@ -1,0 +1,251 @@
+"""Streams: the log caught up with and followed, resumed, filtered; transfers acknowledged in order, sent again, refused one by one."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+
+import grpc
+import pytest
+from grpc_server_thread import Client, Refused, RunningServer, book, give, market, request_id
+
+from stockledger.v1.accounts_pb2 import GetAccountRequest
+from stockledger.v1.approvals_pb2 import GrantRoleRequest, RevokeRoleRequest, Role
+from stockledger.v1.audit_pb2 import StreamEntriesRequest
+from stockledger.v1.instruments_pb2 import HaltInstrumentRequest
+from stockledger.v1.issuance_pb2 import CancelSubscriptionRequest, RequestSubscriptionRequest
+from stockledger.v1.transfers_pb2 import StreamTransfersRequest, TransferUnitsRequest
+
+ENTRIES, TRANSFERS = "AuditService/StreamEntries", "TransferService/StreamTransfers"
+
+
+def transfer(units=1, source="book:broker-a/alice", destination="book:broker-a/bob", **changes):
+    fields = {"request_id": request_id(), "instrument": "AAPLx", "source": source, "destination": destination, "units": units}
+    return TransferUnitsRequest(**(fields | changes))
+
+
+@pytest.fixture
+def server():
+    with market() as books, RunningServer(books, local_principals=True, stream_report_seconds=1) as running:
+        yield running
+
+
+@pytest.fixture
+def broker(server):
+    with Client(server.address, "broker-a") as client:
+        yield client
+
+
+@pytest.fixture
+def auditor(server):
+    with Client(server.address, "auditor-1") as client:
+        yield client
+
+
+def entries_of(pieces):
+    return [entry for piece in pieces for entry in piece.entries]
+
+
+def test_a_stream_catches_up_and_then_follows(server, auditor, broker):
+    start = server.books.size
+    stream = auditor.call(ENTRIES, StreamEntriesRequest())
+    seen = []
+    while len(seen) < start:
+        seen += next(stream).entries
+    for _ in range(3):
+        booked = broker.call("TransferService/TransferUnits", transfer()).booking
+        piece = next(stream)
+        assert [entry.index for entry in piece.entries] == [booked.index]
+        assert piece.next_index == booked.index + 1
+        seen += piece.entries
+    stream.cancel()
+    assert [(e.index, e.topic, e.data) for e in seen] == list(server.books.log.read(0, server.books.size))
+
+
+def test_what_others_in_the_process_book_is_followed_too(server, auditor):
+    stream = auditor.call(ENTRIES, StreamEntriesRequest(start_index=server.books.size))
+    assert not next(stream).entries
+    index = server.books.size
+    book(server.books, HaltInstrumentRequest(instrument="AAPLx", operations=[3]))
+    assert next(stream).entries[0].index == index
+    stream.cancel()
+
+
+def test_a_stream_is_resumed_where_it_broke(server, auditor):
+    for _ in range(1_200):
+        server.books.execute(transfer(), principal="broker-a")
+    seen, index = [], 0
+    while index < server.books.size:
+        stream = auditor.call(ENTRIES, StreamEntriesRequest(start_index=index))
+        piece = next(stream)
+        stream.cancel()
+        seen += piece.entries
+        index = piece.next_index
+    assert [entry.index for entry in seen] == list(range(server.books.size))
+
+
+def test_a_filtered_stream_tells_how_far_it_is_and_is_resumed(server):
+    for _ in range(700):
+        server.books.execute(transfer(), principal="broker-a")
+    with Client(server.address, "broker-b") as other:
+        pieces = list(other.call(ENTRIES, StreamEntriesRequest(start_index=300, stop_when_caught_up=True)))
+        assert not [visible for piece in pieces for visible in piece.visible_entries]
+        assert pieces[-1].next_index == server.books.size
+
+
+def test_a_stream_beyond_the_log_is_refused(server, auditor):
+    for index in (server.books.size + 1, -1, 2**62):
+        refused = auditor.refused(ENTRIES, StreamEntriesRequest(start_index=index))
+        assert (refused.code.name, refused.info.reason) == ("OUT_OF_RANGE", "INDEX_BEYOND_LOG")
+    assert len(list(auditor.call(ENTRIES, StreamEntriesRequest(start_index=server.books.size, stop_when_caught_up=True)))) == 1
+
+
+def test_a_quiet_stream_reports_and_a_revoked_role_ends_it(server):
+    book(server.books, GrantRoleRequest(principal="temp", role=Role.ROLE_AUDITOR))
+    with Client(server.address, "temp") as client:
+        stream = client.call(ENTRIES, StreamEntriesRequest(start_index=server.books.size))
+        assert next(stream).next_index == server.books.size
+        assert next(stream).next_index == server.books.size  # after a second without news
+        book(server.books, RevokeRoleRequest(principal="temp", role=Role.ROLE_AUDITOR))
+        with pytest.raises(grpc.RpcError) as caught:
+            while True:
+                next(stream)
+        assert Refused(caught.value).info.reason == "NOT_PERMITTED"
+
+
+def test_what_is_over_is_still_seen_by_whom_it_concerned(server, broker):
+    """An event that names only a number is its account's, though the subscription it ended is no longer in the books."""
+    request = RequestSubscriptionRequest(instrument="AAPLx", account="book:broker-a/alice", cash_instrument="USDC", cash_units=100)
+    subscription = broker.call("IssuanceService/RequestSubscription", request).event.subscription
+    broker.call("IssuanceService/CancelSubscription", CancelSubscriptionRequest(subscription=subscription))
+    last = server.books.size - 1
+    for principal, expected in (("broker-a", [last]), ("broker-b", [])):
+        with Client(server.address, principal) as client:
+            pieces = list(client.call(ENTRIES, StreamEntriesRequest(start_index=last, stop_when_caught_up=True)))
+        assert [visible.index for piece in pieces for visible in piece.visible_entries] == expected
+
+
+def test_a_slow_reader_slows_nobody_else(server, auditor, broker):
+    for _ in range(300):
+        server.books.execute(transfer(reference="x" * 140), principal="broker-a")
+    streams = [auditor.call(ENTRIES, StreamEntriesRequest()) for _ in range(5)]
+    for stream in streams:
+        next(stream)  # and then nothing is read any more
+    start = time.monotonic()
+    for _ in range(100):
+        broker.call("TransferService/TransferUnits", transfer())
+    assert time.monotonic() - start < 5
+    for stream in streams:
+        stream.cancel()
+
+
+# ---- transfers -----------------------------------------------------------------------------------------------------------------------
+
+
+def messages(transfers, size=100):
+    return [StreamTransfersRequest(transfers=transfers[i : i + size]) for i in range(0, len(transfers), size)]
+
+
+def test_transfers_are_acknowledged_cumulatively_and_in_order(server, broker):
+    wanted = [transfer() for _ in range(2_500)]
+    answers = list(broker.call(TRANSFERS, iter(messages(wanted))))
+    counts = [answer.acknowledged_count for answer in answers]
+    assert counts == sorted(counts)
+    assert counts[-1] == 2_500
+    assert not any(answer.refusals for answer in answers)
+    assert server.books.holding("AAPLx", "book:broker-a/bob") == 1_000_000 + 2_500
+    assert answers[-1].size == server.books.size < 200, "runs of transfers share entries"
+
+
+def test_a_stream_sent_again_books_nothing_twice(server, broker):
+    wanted = [transfer() for _ in range(250)]
+    for _ in range(3):
+        assert list(broker.call(TRANSFERS, iter(messages(wanted))))[-1].acknowledged_count == 250
+    assert server.books.holding("AAPLx", "book:broker-a/bob") == 1_000_000 + 250
+
+
+def test_a_refused_transfer_does_not_stop_the_others(server, broker):
+    wanted = [transfer() for _ in range(300)]
+    wanted[7] = transfer(units=10**9)
+    wanted[150] = transfer(source="book:broker-b/alice")
+    wanted[151] = transfer(source="book:nobody")
+    wanted[299] = transfer(request_id="")
+    answers = list(broker.call(TRANSFERS, iter(messages(wanted))))
+    refusals = {refusal.position: refusal for answer in answers for refusal in answer.refusals}
+    reasons = {position: refusal.reason for position, refusal in refusals.items()}
+    assert reasons == {7: "UNITS_INSUFFICIENT", 150: "NOT_PERMITTED", 151: "NOT_PERMITTED", 299: "FIELD_MISSING"}
+    assert refusals[7].metadata["account"] == "book:broker-a/alice"
+    assert refusals[150].explanation == refusals[151].explanation
+    assert answers[-1].acknowledged_count == 300
+    assert server.books.holding("AAPLx", "book:broker-a/bob") == 1_000_000 + 296
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [(StreamTransfersRequest(), "FIELD_MISSING"), (StreamTransfersRequest(transfers=[TransferUnitsRequest()] * 10_001), "TOO_MANY_ITEMS")],
+)
+def test_a_message_that_cannot_be_ends_the_stream_after_what_came_before(server, broker, bad, reason):
+    stream = broker.call(
+        TRANSFERS, iter([StreamTransfersRequest(transfers=[transfer()]), bad, StreamTransfersRequest(transfers=[transfer()])])
+    )
+    counts = []
+    with pytest.raises(grpc.RpcError) as caught:
+        counts.extend(answer.acknowledged_count for answer in stream)
+    assert Refused(caught.value).info.reason == reason
+    assert server.books.holding("AAPLx", "book:broker-a/bob") == 1_000_001
+
+
+def test_bytes_that_are_no_message_end_the_stream(broker):
+    stream = broker.call(TRANSFERS, iter([b"\xff\xff"]), raw=True)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stream)
+    assert Refused(caught.value).info.reason == "FIELD_MALFORMED"
+
+
+def test_a_dialogue(server, broker):
+    """One transfer at a time, each acknowledged before the next is sent."""
+    outbox: queue.Queue = queue.Queue()
+    stream = broker.call(TRANSFERS, iter(outbox.get, None), timeout=20)
+    for number in range(1, 20):
+        outbox.put(StreamTransfersRequest(transfers=[transfer()]))
+        assert next(stream).acknowledged_count == number
+    outbox.put(None)
+    assert list(stream) == []
+
+
+def test_a_stream_that_breaks_is_finished_by_another(server):
+    """The client goes away in the middle, again and again; sent again with the same ids, everything is booked once."""
+    wanted = [transfer() for _ in range(3_000)]
+    done = 0
+    for patience in (1, 2, 3, 1_000):
+        with Client(server.address, "broker-a") as client:
+            stream = client.call(TRANSFERS, iter(messages(wanted[done:])))
+            base = done
+            for _, answer in zip(range(patience), stream, strict=False):
+                done = base + answer.acknowledged_count
+            stream.cancel()
+    assert done == 3_000
+    assert server.books.holding("AAPLx", "book:broker-a/bob") == 1_000_000 + 3_000
+
+
+def test_many_streams_at_once(server):
+    give(server.books, "AAPLx", "book:house", 10**9)
+    counts = []
+
+    def send():
+        with Client(server.address) as client:
+            wanted = [transfer(source="book:house", destination="book:broker-b/bob") for _ in range(1_000)]
+            counts.append(list(client.call(TRANSFERS, iter(messages(wanted, 50))))[-1].acknowledged_count)
+
+    threads = [threading.Thread(target=send) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts == [1_000] * 8
+    assert server.books.holding("AAPLx", "book:broker-b/bob") == 1_000_000 + 8_000
+
+
+def test_reads_see_what_was_acknowledged(broker):
+    assert broker.call("AccountService/GetAccount", GetAccountRequest(account="book:broker-a/bob")).account.holder == "broker-a/bob"
