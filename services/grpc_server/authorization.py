@@ -16,6 +16,8 @@ from stockledger.v1.approvals_pb2 import Role
 from stockledger.v1.errors_pb2 import Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ledger.state import State
 
 ROLES: Final = (
@@ -199,23 +201,39 @@ def grants_of(state: State, principal: str, operators: frozenset[str]) -> tuple[
 def authorize(state: State, principal: str, operators: frozenset[str], rpc: str, request: Any) -> Permission:
     """Return what a principal may do with this RPC, having checked all that the request names.
 
-    A request that this very principal has had booked is let through: it gets its first answer again, though what it named may be over.
-
     Raises: NotPermitted NOT_PERMITTED.
     """
+    permission, (refused,) = authorize_all(state, principal, operators, rpc, (request,))
+    if refused is not None:
+        raise refused
+    assert permission is not None, "what was not refused was permitted"
+    return permission
+
+
+def authorize_all(
+    state: State, principal: str, operators: frozenset[str], rpc: str, requests: Sequence[Any]
+) -> tuple[Permission | None, list[LedgerError | None]]:
+    """Return what a principal may do with this RPC, and for each request why it is not permitted, or None.
+
+    A request that this very principal has had booked is let through: it gets its first answer again, though what it named may be over.
+    """
     permission = permission_of(principal, grants_of(state, principal, operators), rpc)
+    if permission is not None and (permission.everything or permission.public):
+        return permission, [None] * len(requests)
+    refused = not_permitted(principal, rpc)
     if permission is None:
-        raise not_permitted(principal, rpc)
-    if permission.everything or permission.public or admits(permission, state, request) or _was_booked(state, principal, request):
-        return permission
-    raise not_permitted(principal, rpc)
+        return None, [refused] * len(requests)
+    owner = Owner(state, principal, permission.brokers)
+    return permission, [
+        None if admits(permission, state, request, owner) or _was_booked(state, principal, request) else refused for request in requests
+    ]
 
 
-def admits(permission: Permission, state: State, message: Any) -> bool:
+def admits(permission: Permission, state: State, message: Any, owner: Owner | None = None) -> bool:
     """Return whether one of the limits of a permission lets through everything that a message names."""
     if permission.own:
-        owner = Owner(state, permission.principal, permission.brokers)
-        if all(owner.owns(kind, value) for kind, value in subjects_of(message) if kind is not Kind.ENTRY):
+        owns = (owner or Owner(state, permission.principal, permission.brokers)).owns
+        if all(owns(kind, value) for kind, value in subjects_of(message) if kind is not Kind.ENTRY):
             return True
     if permission.instruments:
         named = instruments_of(state, subjects_of(message))

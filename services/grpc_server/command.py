@@ -60,7 +60,8 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 def run(arguments: argparse.Namespace, settings: Any) -> int:
     """Serve until told to stop, and return the exit code. `settings` has the store, the ledger and the signing key.
 
-    Raises: LedgerError if the store cannot be opened, or the signing key is another's; ServerSettingsError; OSError where the address cannot be had.
+    Raises: LedgerError if the store cannot be opened, or the signing key is another's; ServerSettingsError; OSError where the address
+    cannot be had.
     """
     wanted = server_settings(arguments, settings)
     start_logging(wanted.log_level)

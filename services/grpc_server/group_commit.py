@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ledger import Answers
 from ledger.errors import LedgerError, refusal
@@ -26,33 +26,29 @@ if TYPE_CHECKING:
 
 GROUP_MAX: Final = 2_000
 """Jobs in one group, so that the first of them does not wait for ever more."""
+GROUP_COMMANDS_MAX: Final = 20_000
+"""Commands in one group, for the same reason: about 100 ms of deciding."""
 GATHER_SECONDS: Final = 0.003
 """How long a group waits at most for the callers of the last one to come back."""
 
 
 class Job:
-    """Commands of one caller on their way. `check` is asked about each just before it is decided, and `finish` makes what is answered."""
+    """Commands of one caller on their way.
+
+    `check` gives for each command why it is not permitted, or None, just before they are decided. `finish` makes what the caller gets, of
+    the answers to those that were permitted and what `check` gave; both run in the writer's thread.
+    """
 
     __slots__ = (
-        "abandoned",
-        "check",
-        "commands",
-        "deadline",
-        "finish",
-        "flushed_ns",
-        "future",
-        "pack",
-        "principal",
-        "queued_ns",
-        "started_ns",
+        *("abandoned", "check", "commands", "deadline", "finish", "flushed_ns", "future", "pack", "principal", "queued_ns", "started_ns"),
     )
 
     def __init__(
         self,
         commands: Sequence[Any],
         principal: str,
-        check: Callable[[State, Any], Any],
-        finish: Callable[[Job, list[Any], int], Any],
+        check: Callable[[State], list[LedgerError | None]],
+        finish: Callable[[Answers, list[LedgerError | None]], Any],
         *,
         pack: bool = False,
         deadline: float | None = None,
@@ -67,6 +63,16 @@ class Job:
         self.queued_ns = time.time_ns()
         self.started_ns = self.flushed_ns = 0
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+
+class _Checked(NamedTuple):
+    """A job that is put through: what `check` gave, and where in which batch its commands are."""
+
+    number: int
+    refusals: list[LedgerError | None]
+    batch: int
+    start: int
+    stop: int
 
 
 class GroupCommit:
@@ -134,8 +140,18 @@ class GroupCommit:
             self._timer.cancel()
             self._timer = None
         if not self._group:
-            self._group, self._waiting = self._waiting[:GROUP_MAX], self._waiting[GROUP_MAX:]
+            size = self._group_size()
+            self._group, self._waiting = self._waiting[:size], self._waiting[size:]
             self._work.put(self._group)
+
+    def _group_size(self) -> int:
+        """Return how many of the waiting jobs make the next group."""
+        commands = 0
+        for number, job in enumerate(self._waiting[:GROUP_MAX]):
+            commands += len(job.commands)
+            if commands > GROUP_COMMANDS_MAX:
+                return max(number, 1)
+        return min(len(self._waiting), GROUP_MAX)
 
     def _settle(self, results: list[Any]) -> None:
         """Give every caller his own, and go on with what has come meanwhile."""
@@ -164,20 +180,19 @@ class GroupCommit:
         """Return for each job what its caller gets, or the exception."""
         started_ns, now = time.time_ns(), time.monotonic()
         results: list[Any] = [None] * len(jobs)
-        batches: list[tuple[Sequence[Any], str, bool]] = []
-        checked: list[tuple[int, list[LedgerError | None]]] = []
+        batches: list[tuple[list[Any], str, bool]] = []
+        checked: list[_Checked] = []
         for number, job in enumerate(jobs):
             job.started_ns = started_ns
             if job.abandoned or (job.deadline is not None and now >= job.deadline):
                 results[number] = Expired()
                 continue
             try:
-                refusals = self._check(job)
+                refusals = self._books.look(job.check)
             except Exception as fault:  # noqa: BLE001 - raised again where its caller waits
                 results[number] = fault
                 continue
-            checked.append((number, refusals))
-            batches.append(([c for c, no in zip(job.commands, refusals, strict=True) if no is None], job.principal, job.pack))
+            checked.append(self._put_into_batch(number, job, refusals, batches))
         if checked:
             self._commit(jobs, batches, checked, results)
         flushed_ns = time.time_ns()
@@ -186,39 +201,31 @@ class GroupCommit:
         self._metrics.group(len(jobs), sum(len(batch[0]) for batch in batches), (flushed_ns - started_ns) / 1e9, self._books.size)
         return results
 
-    def _check(self, job: Job) -> list[LedgerError | None]:
-        """Return for each command of a job why it is not permitted, or None."""
+    @staticmethod
+    def _put_into_batch(number: int, job: Job, refusals: list[LedgerError | None], batches: list[tuple[list[Any], str, bool]]) -> _Checked:
+        """Add a job's permitted commands to the batches; what follows one another on streams of one principal is packed together."""
+        permitted = [command for command, no in zip(job.commands, refusals, strict=True) if no is None]
+        if not (job.pack and batches and batches[-1][1:] == (job.principal, True)):
+            batches.append(([], job.principal, job.pack))
+        commands = batches[-1][0]
+        start = len(commands)
+        commands += permitted
+        return _Checked(number, refusals, len(batches) - 1, start, len(commands))
 
-        def verdict(state: State, command: Any) -> LedgerError | None:
-            try:
-                job.check(state, command)
-            except LedgerError as error:
-                return error
-            return None
-
-        return self._books.look(lambda state: [verdict(state, command) for command in job.commands])
-
-    def _commit(
-        self,
-        jobs: list[Job],
-        batches: list[tuple[Sequence[Any], str, bool]],
-        checked: list[tuple[int, list[LedgerError | None]]],
-        results: list[Any],
-    ) -> None:
+    def _commit(self, jobs: list[Job], batches: list[tuple[list[Any], str, bool]], checked: list[_Checked], results: list[Any]) -> None:
         try:
             answers: list[Answers | BaseException] = (
                 self._books.execute_group(batches) if any(batch[0] for batch in batches) else [Answers([], self._books.size)] * len(batches)
             )
         except Exception as fault:  # noqa: BLE001 - raised again where each caller waits
             answers = [fault] * len(batches)
-        for (number, refusals), answer in zip(checked, answers, strict=True):
+        for number, refusals, batch, start, stop in checked:
+            answer = answers[batch]
             if isinstance(answer, BaseException):
                 results[number] = answer
                 continue
             try:
-                booked = iter(answer)
-                outcomes = [next(booked) if no is None else no for no in refusals]
-                results[number] = jobs[number].finish(jobs[number], outcomes, answer.size)
+                results[number] = jobs[number].finish(answer[start:stop], refusals)
             except Exception as fault:  # noqa: BLE001 - raised again where its caller waits
                 results[number] = fault
 

@@ -20,7 +20,7 @@ from ledger.errors import LedgerError
 from ledger.reads import READS
 from ledger.reads.pages import PAGE_SIZE_MAX, page_size_of
 from ledger.rules import RULES
-from services.grpc_server.authorization import authorize, not_permitted
+from services.grpc_server.authorization import authorize, authorize_all, not_permitted
 from services.grpc_server.group_commit import Job
 from services.grpc_server.subjects import Owner
 from services.grpc_server.visibility import is_own_throughout, show_answer
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor import ServiceDescriptor
 
-    from ledger import Ledger
+    from ledger import Answers, Ledger
     from ledger.state import State
     from services.grpc_server.authorization import Permission
     from services.grpc_server.group_commit import GroupCommit
@@ -100,16 +100,19 @@ class Servicers:
     async def _book(self, request: Any, call: Call) -> bytes:
         """Have a command booked along with all others that wait."""
         principal, rpc, operators = call.identity.principal, call.rpc, self._operators
-        permissions: list[Permission] = []
+        permission: Permission | None = None
 
-        def check(state: State, command: Any) -> None:
-            permissions[:] = [authorize(state, principal, operators, rpc, command)]
+        def check(state: State) -> list[LedgerError | None]:
+            nonlocal permission
+            permission, refusals = authorize_all(state, principal, operators, rpc, (request,))
+            return refusals
 
-        def finish(_: Job, outcomes: list[Any], __: int) -> bytes:
-            outcome = outcomes[0]
+        def finish(answers: Answers, refusals: list[LedgerError | None]) -> bytes:
+            outcome = refusals[0] or answers[0]
             if isinstance(outcome, LedgerError):
                 raise outcome
-            return self._shown(permissions[0], outcome)
+            assert permission is not None, "what was not refused was permitted"
+            return self._shown(permission, outcome)
 
         job = Job((request,), principal, check, finish, deadline=call.deadline)
         try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ledger.errors import LedgerError, refusal
 from services.grpc_server.authentication import unauthenticated
-from services.grpc_server.authorization import authorize
+from services.grpc_server.authorization import authorize, authorize_all
 from services.grpc_server.errors import shortened
 from services.grpc_server.group_commit import Job, stopping
 from services.grpc_server.subjects import OPENING_KINDS, Origins, Owner
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
     from concurrent.futures import Executor
 
-    from ledger import Ledger
+    from ledger import Answers, Ledger
     from ledger.state import State
     from services.grpc_server.authorization import Permission
     from services.grpc_server.group_commit import GroupCommit
@@ -40,6 +40,11 @@ PIECE_BYTES: Final = 1024 * 1024
 """Clients take messages of 4 MB unless told otherwise; a piece ends with the entry that passes this mark, of 65,535 bytes at most."""
 TRANSFERS_PER_MESSAGE_MAX: Final = 10_000
 
+_NO_REQUEST_ID: Final = refusal(
+    Reason.REASON_FIELD_MISSING,
+    "request_id is empty: on a stream every transfer has one, so that it can be sent again when the stream breaks",
+    field="request_id",
+)
 _OPENING_TOPICS: Final = {
     message.full_name: field.name
     for field in Entry.DESCRIPTOR.oneofs_by_name["event"].fields
@@ -180,19 +185,20 @@ class Streams:
 
     def job(self, call: Call, transfers: Any) -> Job:
         """Make the job of one message of transfers; runs of them share entries."""
-        principal, rpc, operators = call.identity.principal, call.rpc, self._operators
+        commands, principal = tuple(transfers), call.identity.principal
 
-        def check(state: State, command: Any) -> None:
-            if not command.request_id:
-                message = "request_id is empty: on a stream every transfer has one, so that it can be sent again when the stream breaks"
-                raise refusal(Reason.REASON_FIELD_MISSING, message, field="request_id")
-            authorize(state, principal, operators, rpc, command)
+        def check(state: State) -> list[LedgerError | None]:
+            _, refusals = authorize_all(state, principal, self._operators, call.rpc, commands)
+            return [no or (None if command.request_id else _NO_REQUEST_ID) for command, no in zip(commands, refusals, strict=True)]
 
-        def finish(_: Job, outcomes: list[Any], size: int) -> tuple[int, int, dict[int, LedgerError]]:
-            refusals = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, LedgerError)}
-            return len(outcomes), size, refusals
+        def finish(answers: Answers, refusals: list[LedgerError | None]) -> tuple[int, int, dict[int, LedgerError]]:
+            refused = {place: no for place, no in enumerate(refusals) if no is not None}
+            if answers.refusals:
+                permitted = [place for place, no in enumerate(refusals) if no is None]
+                refused |= {permitted[place]: error for place, error in answers.refusals.items()}
+            return len(refusals), answers.size, dict(sorted(refused.items()))
 
-        return Job(tuple(transfers), principal, check, finish, pack=True, deadline=call.deadline)
+        return Job(commands, principal, check, finish, pack=True, deadline=call.deadline)
 
     def enqueue(self, job: Job) -> asyncio.Future[Any]:
         return self._commits.enqueue(job)

@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_server_thread import METHODS, Client, RunningServer, give, market, request_id
 
 from ledger import audit
+from ledger.errors import refusal
 from ledger.reads import READS
 from ledger.rules import RULES
 from services.grpc_server.servicers import services
@@ -61,13 +62,12 @@ def test_every_rpc_is_served(server):
 @pytest.mark.parametrize("rpc", sorted(METHODS))
 def test_no_rpc_answers_unimplemented_or_internal(operator, rpc):
     method = METHODS[rpc]
-    try:
-        empty = method.input_type._concrete_class()
-        answer = operator.call(rpc, iter([empty]) if method.client_streaming else empty, timeout=0.5 if method.server_streaming else 10)
-        if method.server_streaming:
-            list(answer)
-    except grpc.RpcError as error:
-        assert error.code() not in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN), error.details()
+    empty = method.input_type._concrete_class()
+    if method.client_streaming:
+        empty = iter([empty])
+    elif method.server_streaming:
+        empty.stop_when_caught_up = True
+    assert operator.reason(rpc, empty) not in ("UNIMPLEMENTED", "INTERNAL", "UNKNOWN")
 
 
 def test_a_transfer_is_booked_and_a_retry_gets_its_first_answer(operator, server):
@@ -219,8 +219,6 @@ def test_a_fault_of_ours_is_told_by_an_id_alone(operator, server, monkeypatch):
 
 
 def test_a_store_that_is_away_is_told_with_when_to_try_again(operator, server, monkeypatch):
-    from ledger.errors import refusal
-
     def away(*_):
         raise refusal(Reason.REASON_STORE_UNAVAILABLE, "the disk is full", store="x")
 

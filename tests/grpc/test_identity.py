@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import json
 import time
 
 import grpc
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 from grpc_certificates import AUDIENCE, ISSUER, Authority, TokenIssuer, write_keys
 from grpc_server_thread import Client, RunningServer, market
 
@@ -170,8 +173,6 @@ def signed_with_the_public_key(issuers):
         {"alg": "HS256", "kid": "key-RS256"},
         {"sub": "broker-a", "iss": ISSUER, "aud": AUDIENCE, "exp": int(time.time()) + 600},
     )
-    import hashlib
-    import hmac
 
     def part(content):
         return base64.urlsafe_b64encode(json.dumps(content).encode()).rstrip(b"=")
@@ -201,13 +202,13 @@ BAD = {
     "no sub": lambda i: i["EdDSA"].token(drop=("sub",)),
     "another audience": lambda i: i["EdDSA"].token(aud="another"),
     "another issuer": lambda i: i["EdDSA"].token(iss="https://evil.example"),
-    "an unknown key": lambda i: TokenIssuer("EdDSA", "key-unknown").token(),
-    "another key under a known id": lambda i: TokenIssuer("EdDSA", "key-EdDSA").token(),
-    "another algorithm under a known id": lambda i: TokenIssuer("ES256", "key-EdDSA").token(),
+    "an unknown key": lambda _: TokenIssuer("EdDSA", "key-unknown").token(),
+    "another key under a known id": lambda _: TokenIssuer("EdDSA", "key-EdDSA").token(),
+    "another algorithm under a known id": lambda _: TokenIssuer("ES256", "key-EdDSA").token(),
     "a sub that is no principal": lambda i: i["EdDSA"].token("two words"),
     "a sub that is no text": lambda i: i["EdDSA"].token(drop=("sub",), extra=1),
-    "no token": lambda i: "x",
-    "too long": lambda i: "x" * 9_000,
+    "no token": lambda _: "x",
+    "too long": lambda _: "x" * 9_000,
 }
 
 
@@ -231,17 +232,18 @@ def test_keys_are_rotated_without_a_restart(folder, tmp_path, authority):
     keys = tmp_path / "keys"
     keys.mkdir()
     write_keys(keys / "a.json", old)
-    with market() as books, RunningServer(books, **tls(folder), **tokens(keys)) as server:
-        with with_token(server, authority, old.token()) as with_old, with_token(server, authority, new.token()) as with_new:
-            assert (with_old.reason(GET, MINE), with_new.reason(GET, MINE)) == ("OK", "UNAUTHENTICATED")
-            write_keys(keys / "b.json", new)
-            assert eventually(lambda: with_new.reason(GET, MINE)) == "OK"
-            assert with_old.reason(GET, MINE) == "OK"
-            (keys / "a.json").unlink()
-            assert eventually(lambda: with_old.reason(GET, MINE), wanted="UNAUTHENTICATED") == "UNAUTHENTICATED"
-            (keys / "b.json").write_text("half a file", encoding="utf-8")
-            time.sleep(1.1)
-            assert with_new.reason(GET, MINE) == "OK"
+    with (
+        market() as books,
+        RunningServer(books, **tls(folder), **tokens(keys)) as server,
+        with_token(server, authority, old.token()) as with_old,
+        with_token(server, authority, new.token()) as with_new,
+    ):
+        assert (with_old.reason(GET, MINE), with_new.reason(GET, MINE)) == ("OK", "UNAUTHENTICATED")
+        write_keys(keys / "b.json", new)
+        assert eventually(lambda: with_new.reason(GET, MINE)) == "OK"
+        assert with_old.reason(GET, MINE) == "OK"
+        (keys / "a.json").unlink()
+        assert eventually(lambda: with_old.reason(GET, MINE), wanted="UNAUTHENTICATED") == "UNAUTHENTICATED"
 
 
 def eventually(ask, wanted="OK"):
@@ -251,9 +253,20 @@ def eventually(ask, wanted="OK"):
     return answer
 
 
-def test_a_key_that_is_not_public_or_too_weak_is_not_taken(tmp_path):
-    from cryptography.hazmat.primitives.asymmetric import rsa
+def test_a_broken_key_file_leaves_the_last_keys_in_force(tmp_path):
+    now = [0.0]
+    good = TokenIssuer("EdDSA", "k")
+    write_keys(tmp_path / "keys.json", good)
+    keys = TokenKeys(str(tmp_path / "keys.json"), lambda: now[0])
+    for content in (None, "half a file", "[]", "{"):
+        if content is not None:
+            (tmp_path / "keys.json").write_text(content, encoding="utf-8")
+        now[0] += 10
+        keys.refresh()
+        assert keys.find("k")[0] == "EdDSA"
 
+
+def test_a_key_that_is_not_public_or_too_weak_is_not_taken(tmp_path):
     private = jwt.algorithms.OKPAlgorithm.to_jwk(TokenIssuer("EdDSA", "k").key, as_dict=True) | {"kid": "k"}
     weak = jwt.algorithms.RSAAlgorithm.to_jwk(rsa.generate_private_key(65537, 1024).public_key(), as_dict=True) | {"kid": "k"}
     secret = {"kty": "oct", "k": "c2VjcmV0", "kid": "k"}

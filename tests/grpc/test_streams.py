@@ -109,8 +109,7 @@ def test_a_quiet_stream_reports_and_a_revoked_role_ends_it(server):
         assert next(stream).next_index == server.books.size  # after a second without news
         book(server.books, RevokeRoleRequest(principal="temp", role=Role.ROLE_AUDITOR))
         with pytest.raises(grpc.RpcError) as caught:
-            while True:
-                next(stream)
+            list(stream)
         assert Refused(caught.value).info.reason == "NOT_PERMITTED"
 
 

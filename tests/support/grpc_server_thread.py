@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from typing import Any
+from typing import Any, Self
 
 import grpc
 from google.protobuf.message_factory import GetMessageClass
@@ -35,7 +35,7 @@ class RunningServer:
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.stopped = False
 
-    def __enter__(self) -> RunningServer:
+    def __enter__(self) -> Self:
         self.thread.start()
         self.server: Server = self.run(Server.start(self.books, self.settings))
         self.address = f"localhost:{self.server.port}"
@@ -68,7 +68,7 @@ class Client:
         if token:
             self.metadata.append(("authorization", f"Bearer {token}"))
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
