@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ledger.engine import DEFAULT_PRINCIPAL, REQUEST_WINDOW_COUNT, REQUEST_WINDOW_SECONDS
+from services.grpc_server.settings import ServerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,6 +28,8 @@ FILE_NAME: Final = "stockledger.toml"
 ENVIRONMENT_PREFIX: Final = "STOCKLEDGER_"
 SECRET_KEY_START: Final = "PRIVATE+KEY+"  # noqa: S105 - how such a text begins, not one
 _HIDDEN: Final = "(hidden)"
+_SECRETS: Final = ("page_token_secret",)
+"""Settings that are shown by nobody; others hide the secret part of their text."""
 
 
 class SettingsError(Exception):
@@ -39,7 +42,7 @@ def _setting(default: Any, meaning: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings in force. `sources` says for each where it came from."""
+    """The settings in force, those of a server apart. `sources` says for each where it came from."""
 
     store: str = _setting("sqlite:///stockledger.db", "URL of the store: sqlite:///relative.db or sqlite:////absolute.db")
     ledger_id: str = _setting("", "id of the ledger; guards against the wrong store, and names a new one (empty: the file's name)")
@@ -51,10 +54,12 @@ class Settings:
     snapshot: str = _setting("", "where the snapshot of the books is kept (empty: beside the store's file)")
     request_window_seconds: int = _setting(REQUEST_WINDOW_SECONDS, "of a new ledger: how long repeated requests are recognised")
     request_window_count: int = _setting(REQUEST_WINDOW_COUNT, "of a new ledger: how many requests are remembered at most")
+    server: ServerSettings = dataclasses.field(default_factory=ServerSettings)
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-SETTINGS: Final = {field.name: field for field in dataclasses.fields(Settings) if field.name != "sources"}
+SERVER_SETTINGS: Final = {field.name: field for field in dataclasses.fields(ServerSettings)}
+SETTINGS: Final = {field.name: field for field in dataclasses.fields(Settings) if field.metadata} | SERVER_SETTINGS
 
 
 def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str], file: str | None = None) -> Settings:
@@ -73,7 +78,8 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str], file
         if flags.get(name) is not None:
             flag = f"--{name.replace('_', '-')}"
             values[name], sources[name] = _parse(name, flags[name], flag), f"flag {flag}"
-    return Settings(**values, sources=sources)
+    server = ServerSettings(**{name: value for name, value in values.items() if name in SERVER_SETTINGS})
+    return Settings(**{name: value for name, value in values.items() if name not in SERVER_SETTINGS}, server=server, sources=sources)
 
 
 def unknown_variables(environment: Iterable[str]) -> list[str]:
@@ -91,9 +97,13 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 def shown_value(settings: Settings, name: str) -> str:
     """Return a setting as text for people, with what is secret in it hidden."""
-    value = getattr(settings, name)
+    value = getattr(settings.server if name in SERVER_SETTINGS else settings, name)
     if isinstance(value, tuple):
         return ", ".join(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if name in _SECRETS and value:
+        return _HIDDEN
     text = str(value)
     if text.startswith(SECRET_KEY_START):
         name_and_id = text.removeprefix(SECRET_KEY_START).split("+")[:2]
@@ -128,12 +138,18 @@ def _parse(name: str, value: Any, where: str) -> Any:
         if isinstance(items, (list, tuple)) and all(isinstance(item, str) for item in items):
             return tuple(item.strip() for item in items if item.strip())
         raise SettingsError(f"{name} of {where} is {value!r}, it must be a list of texts")
-    if isinstance(default, int):
-        if type(value) is int and value > 0:
+    if isinstance(default, bool):
+        if isinstance(value, bool):
             return value
-        if isinstance(value, str) and value.isascii() and value.isdecimal() and int(value) > 0:
-            return int(value)
-        raise SettingsError(f"{name} of {where} is {value!r}, it must be a whole number above zero")
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        raise SettingsError(f"{name} of {where} is {value!r}, it must be true or false")
+    if isinstance(default, int):
+        number = int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
+        least = 0 if name in SERVER_SETTINGS else 1  # a server's count of 0 means no limit
+        if type(number) is int and number >= least:
+            return number
+        raise SettingsError(f"{name} of {where} is {value!r}, it must be a whole number {'not below' if least == 0 else 'above'} zero")
     if not isinstance(value, str):
         raise SettingsError(f"{name} of {where} is {value!r}, it must be a text")
     return value

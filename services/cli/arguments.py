@@ -6,10 +6,12 @@ Nothing of the ledger is imported here. Each command names the function that car
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from typing import Any, Final, NoReturn
 
 from services.cli.outcome import EXIT_CODES, USAGE
+from services.grpc_server.settings import ServerSettings
 
 PROGRAM: Final = "stockledger"
 
@@ -55,7 +57,7 @@ class _Commands:
             epilog=f"examples:\n{examples.rstrip()}\n\n{EXIT_CODES}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        parser.set_defaults(run=f"services.cli.{run}")
+        parser.set_defaults(run=run if run.startswith("services.") else f"services.cli.{run}")
         if answers:
             parser.add_argument("--json", action="store_true", help="answer with one JSON document, for machines")
         if store:
@@ -79,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_checking(commands)
     _add_proving(commands)
     _add_keys(commands)
+    _add_serving(commands)
     return parser
 
 
@@ -345,3 +348,21 @@ def _add_keys(commands: _Commands) -> None:
     sign.add_argument("--valid-hours", type=int, default=24, metavar="N", help="hours after which it is stale (24)")
     sign.add_argument("--share-basis", type=int, default=0, metavar="N", help="how many splits the shares have been through (0)")
     sign.add_argument("--agent", action="store_true", help="signed by an agent, who holds nothing itself")
+
+
+def _add_serving(commands: _Commands) -> None:
+    serve = commands.add(
+        "serve",
+        "services.grpc_server.command:run",
+        "serve the books over gRPC until told to stop (SIGTERM, SIGINT)",
+        "  stockledger serve\n  stockledger serve --store sqlite:///books.db --signing-key checkpoint.key --address 127.0.0.1:8080",
+        details="Without configuration: SQLite, loopback only, reflection on, and a local caller without credentials is the operator.",
+        answers=False,
+    )
+    _add_signing_key(serve)
+    for field in dataclasses.fields(ServerSettings):
+        default = field.default
+        shown = ", ".join(default) if isinstance(default, tuple) else str(default).lower() if isinstance(default, bool) else default
+        meaning = field.metadata["meaning"].replace("%", "%%")
+        help_text = meaning if shown == "" else f"{meaning} ({shown})"
+        serve.add_argument(f"--{field.name.replace('_', '-')}", metavar="VALUE", help=help_text)

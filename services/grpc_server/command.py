@@ -3,68 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import signal
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ledger import Ledger
-from services.cli.stores import signer_of
-from services.grpc_server.server import Server, ServerSettingsError
-from services.grpc_server.settings import ServerSettings
+from services.cli.stores import settings_of, signer_of
+from services.grpc_server.server import Server
 from services.observability import start_logging
 
 if TYPE_CHECKING:
     import argparse
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every setting of a server. A list has commas; a switch takes true or false."""
-    for field in dataclasses.fields(ServerSettings):
-        default = field.default
-        kind: Any = int if type(default) is int else str
-        shown = ", ".join(default) if isinstance(default, tuple) else str(default).lower() if isinstance(default, bool) else default
-        meaning = field.metadata["meaning"].replace("%", "%%")
-        help_text = f"{meaning} (default: {shown})" if shown not in ("", None) else meaning
-        parser.add_argument(f"--{field.name.replace('_', '-')}", dest=field.name, type=kind, default=None, metavar="VALUE", help=help_text)
+    from services.grpc_server.settings import ServerSettings
 
 
-def server_settings(arguments: argparse.Namespace, settings: Any) -> ServerSettings:
-    """Return the settings of a server: a flag wins, then what `settings` has under the same name, then the default.
+def run(options: argparse.Namespace) -> int:
+    """Serve until told to stop, and return the exit code.
 
-    Raises: ServerSettingsError.
+    Raises: LedgerError if the store cannot be opened, or the signing key is another's; SettingsError; ServerSettingsError; OSError where
+    the address cannot be had.
     """
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(ServerSettings):
-        value = getattr(arguments, field.name, None)
-        if value is None:
-            value = getattr(settings, field.name, None)
-        if value is not None:
-            values[field.name] = _typed(field.name, value, field.default)
-    return ServerSettings(**values)
-
-
-def _typed(name: str, value: Any, default: Any) -> Any:
-    if isinstance(default, tuple) and isinstance(value, str):
-        return tuple(item.strip() for item in value.split(",") if item.strip())
-    if isinstance(default, bool) and isinstance(value, str):
-        if value.lower() not in ("true", "false"):
-            raise ServerSettingsError(f"{name} is {value!r}, it must be true or false")
-        return value.lower() == "true"
-    if type(default) is int and (type(value) is not int or value < 0):
-        raise ServerSettingsError(f"{name} is {value!r}, it must be a whole number, not below zero")
-    return value
-
-
-def run(arguments: argparse.Namespace, settings: Any) -> int:
-    """Serve until told to stop, and return the exit code. `settings` has the store, the ledger and the signing key.
-
-    Raises: LedgerError if the store cannot be opened, or the signing key is another's; ServerSettingsError; OSError where the address
-    cannot be had.
-    """
-    wanted = server_settings(arguments, settings)
-    start_logging(wanted.log_level)
+    settings = settings_of(options)
+    start_logging(settings.server.log_level)
     books = Ledger.open(
         settings.store,
         ledger_id=settings.ledger_id or None,
@@ -76,7 +38,7 @@ def run(arguments: argparse.Namespace, settings: Any) -> int:
     )
     with books:
         books.signer = signer_of(settings, books.origin)
-        asyncio.run(_serve(books, wanted))
+        asyncio.run(_serve(books, settings.server))
         if books.size > 1 and ":memory:" not in settings.store:
             books.write_snapshot()
     return 0

@@ -30,6 +30,7 @@ from services.grpc_server.page_tokens import PageTokens
 from services.grpc_server.servicers import Servicers
 from services.grpc_server.streams import Growth, Streams
 from services.observability import LOGGER, Metrics, tracing_if_installed
+from services.settings import SettingsError
 
 if TYPE_CHECKING:
     from ledger import Ledger
@@ -44,8 +45,8 @@ METADATA_BYTES_MAX: Final = 16_384
 _log = logging.getLogger(f"{LOGGER}.server")
 
 
-class ServerSettingsError(ValueError):
-    """The settings of a server do not go together; the message says which."""
+class ServerSettingsError(SettingsError):
+    """The settings of a server do not go together, or cannot be had; the message says which."""
 
 
 def is_loopback(address: str) -> bool:
@@ -156,9 +157,12 @@ class Server:
 
     def _listen(self) -> int:
         settings = self._settings
-        if not settings.tls_certificate:
-            return self._server.add_insecure_port(settings.address)
-        return self._server.add_secure_port(settings.address, _credentials(settings))
+        try:
+            if not settings.tls_certificate:
+                return self._server.add_insecure_port(settings.address)
+            return self._server.add_secure_port(settings.address, _credentials(settings))
+        except RuntimeError as error:
+            raise ServerSettingsError(f"cannot listen on {settings.address}: it is taken, or not an address of this machine") from error
 
     async def stop(self) -> None:
         """Take nothing new, finish what was accepted, and let go. Streams end with UNAVAILABLE, and are resumed elsewhere or later."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import logging
@@ -20,11 +19,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_server_thread import Client, Refused, RunningServer, give, market, request_id
 
 from ledger import Ledger
-from services.grpc_server.command import add_arguments, server_settings
+from services.cli.arguments import build_parser
+from services.cli.stores import settings_of
 from services.grpc_server.limits import Limits, TokenBucket
-from services.grpc_server.server import ServerSettingsError
 from services.grpc_server.settings import ServerSettings
 from services.observability import JsonFormatter
+from services.settings import SettingsError
 from stockledger.v1.accounts_pb2 import GetAccountRequest
 from stockledger.v1.audit_pb2 import StreamEntriesRequest
 from stockledger.v1.common_pb2 import LegColumns
@@ -292,28 +292,14 @@ def test_spans_go_from_the_rpc_to_the_flush():
 
 
 def test_every_setting_is_documented_and_has_a_flag():
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
     assert all(field.metadata["meaning"] for field in ServerSettings.__dataclass_fields__.values())
-    text = "--address 127.0.0.1:9 --reflection false --operators a,b --reader-threads 2"
-    wanted = server_settings(parser.parse_args(text.split()), argparse.Namespace(metrics_port=7, address="ignored"))
+    text = "serve --address 127.0.0.1:9 --reflection false --operators a,b --reader-threads 2 --metrics-port 0"
+    wanted = settings_of(build_parser().parse_args(text.split())).server
     assert (wanted.address, wanted.reflection, wanted.operators, wanted.reader_threads) == ("127.0.0.1:9", False, ("a", "b"), 2)
-    assert (wanted.metrics_port, wanted.token_keys) == (7, "")
-    parser.format_help()
-    with pytest.raises(ServerSettingsError):
-        server_settings(parser.parse_args(["--reflection", "perhaps"]), None)
-    with pytest.raises(ServerSettingsError):
-        server_settings(parser.parse_args(["--reader-threads", "-1"]), None)
-
-
-SERVE = """
-import argparse, sys
-from services.grpc_server.command import add_arguments, run
-from services.settings import Settings
-parser = argparse.ArgumentParser()
-add_arguments(parser)
-sys.exit(run(parser.parse_args(sys.argv[2:]), Settings(store=sys.argv[1])))
-"""
+    assert (wanted.metrics_port, wanted.token_keys) == (0, "")
+    for wrong in ("--reflection=perhaps", "--reader-threads=-1", "--reader-threads=two"):
+        with pytest.raises(SettingsError):
+            settings_of(build_parser().parse_args(["serve", wrong]))
 
 
 def test_serve_as_a_process_stops_on_sigterm_and_keeps_what_it_acknowledged(tmp_path):
@@ -321,7 +307,8 @@ def test_serve_as_a_process_stops_on_sigterm_and_keeps_what_it_acknowledged(tmp_
     with market(store) as books:
         give(books, "AAPLx", "book:house", 1)
         size = books.size
-    process = subprocess.Popen([sys.executable, "-c", SERVE, store, "--address", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "services.cli.main", "serve", "--store", store, "--address", "127.0.0.1:0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         line = next(line for line in process.stderr if line.startswith("stockledger serves"))
         with Client(f"localhost:{line.strip().rpartition(':')[2]}") as client:
