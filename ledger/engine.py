@@ -11,13 +11,14 @@ put back from its old values and nobody was told anything.
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
 
-from ledger import audit, replay, snapshots
+from ledger import audit, replay, snapshots, vectors
 from ledger.answers import Answers, Booked, answer_of
 from ledger.clock import Reckoning, SystemClock
 from ledger.digest import state_digest
@@ -31,11 +32,13 @@ from ledger.rules import ARITHMETIC_VERSION, EVENT_FIELDS, RULES, TOPICS, decide
 from ledger.rules.checks import check_id, time_us, utc_text
 from ledger.rules.context import Context
 from ledger.rules.opening import FORMAT_VERSION
+from ledger.rules.packed import TRANSFERS_PER_ENTRY_MAX
+from ledger.rules.runs import fold_transfers
 from ledger.state import NEVER, State
 from ledger.unknown_fields import find_unknown_field
 from stockledger.v1.errors_pb2 import Reason
 from stockledger.v1.events_pb2 import Entry, LedgerOpened
-from stockledger.v1.transfers_pb2 import TransfersPacked, TransferUnitsRequest
+from stockledger.v1.transfers_pb2 import TransfersPacked, TransferUnitsRequest, UnitsTransferred
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -362,13 +365,37 @@ class Ledger:
             raise InvalidRequest(Reason.REASON_FIELD_MALFORMED, "a principal has 1 to 128 characters", field="principal")
         if submission.pack:
             return self._decide_packed(submission.commands, principal, batch)
-        outcomes: list[Booked | LedgerError] = []
-        for command in submission.commands:
-            try:
-                outcomes.append(self._decide_one(command, principal, batch))
-            except LedgerError as error:
-                outcomes.append(error)
+        return self._decide_apart(submission.commands, principal, batch)
+
+    def _decide_apart(self, commands: Sequence[Any], principal: str, batch: _Batch) -> list[Any]:
+        """Decide commands in order, an entry or more each: transfers at once where that is sound, everything else one by one."""
+        outcomes: list[Any] = []
+        for start in range(0, len(commands), TRANSFERS_PER_ENTRY_MAX):
+            page = commands[start : start + TRANSFERS_PER_ENTRY_MAX] if len(commands) > TRANSFERS_PER_ENTRY_MAX else commands
+            run = self._book_at_once(page, principal, batch) if vectors.worthwhile(len(page)) else None
+            if run is not None:
+                outcomes += zip(itertools.repeat(run), range(len(page)), strict=False)
+                continue
+            for command in page:
+                try:
+                    outcomes.append(self._decide_one(command, principal, batch))
+                except LedgerError as error:
+                    outcomes.append(error)
         return outcomes
+
+    def _book_at_once(self, commands: Sequence[Any], principal: str, batch: _Batch) -> Run | None:
+        """Book commands together, an entry each, if all are transfers that can be seen to be acceptable; else do nothing."""
+        state = self._state
+        run = Run(state, RULES[TransferUnitsRequest], principal, state.next_decision_time_us(batch.now_us))
+        transfers = run.take_apart(commands, self._request_ids.make)
+        if transfers is None:
+            return None
+        run.index = state.size
+        entries = run.entries()
+        fold_transfers(state, transfers)
+        batch.topics.extend([TOPICS[UnitsTransferred]] * len(entries))
+        batch.entries.extend(entries)
+        return run
 
     def _decide_one(self, command: Any, principal: str, batch: _Batch) -> Booked:
         """Decide one command and book it provisionally."""

@@ -6,6 +6,7 @@ what the run itself has moved so far, and those that are refused are left out. N
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,12 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from ledger import vectors
 from ledger.answers import Booked
 from ledger.errors import LedgerError
-from ledger.request_ids import AHEAD_MS_MAX, parse_request_ids
+from ledger.request_ids import AHEAD_MS_MAX, parse_request_ids, request_digest
+from ledger.rules import ARITHMETIC_VERSION
 from ledger.rules.checks import check_free
 from ledger.rules.columns import acceptable_at_once
 from ledger.rules.packed import TRANSFERS_PER_ENTRY_MAX
+from ledger.rules.runs import Transfers
 from ledger.rules.transfers import check_transfer
 from stockledger.v1.events_pb2 import Entry
 from stockledger.v1.transfers_pb2 import TransfersPacked, TransferUnitsRequest, UnitsTransferred
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 Identify = Callable[[Any], tuple[bytes, int | None]]
 """Checks what stands around a command; returns its request id, and where it was booked before, if it was."""
 _NOBODY = -1
+_DAY_US = 86_400_000_000
 
 
 class Run:
@@ -39,6 +43,8 @@ class Run:
         self.index = 0
         self.positions: list[int] = []
         """Of each transfer of the run: its position among the caller's commands."""
+        self._entries: list[bytes] = []
+        """Of a run that was taken apart."""
         self._state = state
         self._rule = rule
         self._principal = principal
@@ -137,12 +143,41 @@ class Run:
             self._commands.append(command)
         return positions.stop
 
+    def take_apart(self, commands: Sequence[Any], make_id: Callable[[int], bytes]) -> Transfers | None:
+        """Take commands that become an entry each, a microsecond after the other, if all are found acceptable at once; else None.
+
+        Rules that change with time do so at the due time of a step, which the last is held against, or from day to day.
+        """
+        first_us = self.now_us
+        last_us = first_us + len(commands) - 1
+        policy = self._state.approval_policies.get(self._rule.name)
+        if policy is not None and policy.approvals_needed:
+            return None
+        if first_us // _DAY_US != last_us // _DAY_US or not self._take_at_once(commands, range(len(commands)), make_id):
+            return None
+        if not self._state.window_holds(self._request_ids, last_us) or not self._acceptable_at_once(last_us):
+            return None
+        return Transfers(self._instruments, self._sources, self._destinations, self._units, self._request_ids, self._principal, last_us)
+
+    def entries(self) -> list[bytes]:
+        """Make the entries of a run that was taken apart, one a transfer."""
+        entry = Entry(principal=self._principal, arithmetic_version=ARITHMETIC_VERSION)
+        event = entry.units_transferred
+        made = []
+        for moment_us, command, request_id in zip(itertools.count(self.now_us), self._commands, self._request_ids, strict=False):
+            entry.decision_time_us, entry.request_id, entry.request_digest = moment_us, request_id, request_digest(command)
+            event.instrument, event.source, event.destination = command.instrument, command.source, command.destination
+            event.units = command.units
+            made.append(entry.SerializeToString())
+        self._entries = made
+        return made
+
     def decide(self, outcomes: list[Any]) -> None:
         """Decide every transfer of the run in order; those refused are told in `outcomes`, and leave the run."""
-        if not self._acceptable_at_once():
+        if not self._acceptable_at_once(self.now_us):
             self._decide_each(outcomes)
 
-    def _acceptable_at_once(self) -> bool:
+    def _acceptable_at_once(self, now_us: int) -> bool:
         """Return True only if every transfer is acceptable; instruments do not touch each other, so each is looked at by itself."""
         state = self._state
         if not vectors.worthwhile(len(self.positions)):
@@ -155,7 +190,7 @@ class Run:
             mine = [leg[1:] for leg in legs if leg[0] == number] if len(set(self._instruments)) > 1 else None
             sources, destinations, units = zip(*mine, strict=True) if mine is not None else (self._sources, self._destinations, self._units)
             columns = vectors.int64s(sources), vectors.int64s(destinations), vectors.int64s(units)
-            if not acceptable_at_once(state, state.instruments[symbol], columns, self.now_us):
+            if not acceptable_at_once(state, state.instruments[symbol], columns, now_us):
                 return False
         return True
 
@@ -195,6 +230,9 @@ class Run:
 
     def booked(self, place: int) -> Booked:
         """Return the result of the transfer at a place of the run."""
+        if self._entries:
+            entry = Entry.FromString(self._entries[place])
+            return Booked(self._rule, self.index + place, 1, 0, [entry.units_transferred], entry.decision_time_us, entry.request_id)
         command = self._commands[place]
         event = UnitsTransferred(instrument=command.instrument, source=command.source, destination=command.destination, units=command.units)
         return Booked(self._rule, self.index, 1, place, [event], self.now_us, self._request_ids[place])

@@ -10,6 +10,7 @@ from ledger.errors import refusal
 from ledger.request_ids import format_request_id, request_digest
 from ledger.rules import fold
 from ledger.rules.packed import transfer_of_packed
+from ledger.rules.runs import fold_transfers, read_transfers
 from ledger.state import State
 from ledger.unknown_fields import find_unknown_field
 from stockledger.v1.errors_pb2 import Reason
@@ -48,18 +49,29 @@ def fold_log(state: State, log: Log, stop: int, progress: Progress | None = None
 
     Raises: DataLoss LOG_CORRUPT with the first bad index.
     """
-    start = state.size
-    for index, _, data in log.read_checked(start, stop):
-        entry = parse_entry(data, index)
-        try:
-            fold(state, entry, data)
-        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-            message = f"entry {index} cannot follow the books before it: {type(error).__name__} {error}"
-            raise refusal(Reason.REASON_LOG_CORRUPT, message, index=index) from error
-        if progress is not None and (index + 1 - start) % _PROGRESS_EVERY == 0:
-            progress(index + 1, stop)
+    told = state.size
+    for page in log.read_pages_checked(state.size, stop):
+        run = read_transfers(state, page)
+        if run is not None:
+            fold_transfers(state, run)
+        else:
+            for data in page:
+                _fold_one(state, data)
+        if progress is not None and state.size - told >= _PROGRESS_EVERY:
+            told = state.size
+            progress(told, stop)
     if progress is not None:
         progress(stop, stop)
+
+
+def _fold_one(state: State, data: bytes) -> None:
+    index = state.size
+    entry = parse_entry(data, index)
+    try:
+        fold(state, entry, data)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        message = f"entry {index} cannot follow the books before it: {type(error).__name__} {error}"
+        raise refusal(Reason.REASON_LOG_CORRUPT, message, index=index) from error
 
 
 def latest_state(log: Log, progress: Progress | None = None) -> State:

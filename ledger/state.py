@@ -584,16 +584,24 @@ class State:
         requests.count += 1
         self._forget_requests(decision_time_us // 1_000_000)
 
-    def remember_requests(self, request_ids: Iterable[bytes], principal: str, location: int, decision_time_us: int) -> None:
-        """Note where requests were booked, from location (index << 16 | position) on, and move the low-water mark on."""
+    def window_holds(self, request_ids: Sequence[bytes], decision_time_us: int) -> bool:
+        """Return whether these ids can be remembered together, up to a decision time: one by one, none would be forgotten or too old."""
+        requests = self.requests
+        if requests.count + len(request_ids) > self.request_window_count:
+            return False
+        oldest_second = int.from_bytes(min(request_ids)[:6], "big") // 1000
+        return oldest_second >= max(requests.low_water_second, decision_time_us // 1_000_000 - self.request_window_seconds)
+
+    def remember_requests(self, request_ids: Sequence[bytes], principal: str, locations: range, decision_time_us: int) -> None:
+        """Note where requests were booked, each at its location (index << 16 | position), and move the low-water mark on."""
         requests, suffix = self.requests, principal.encode()
         seconds = requests.seconds
         found: dict[int, dict[bytes, int]] = {}
-        for at, request_id in enumerate(request_ids, location):
+        for location, request_id in zip(locations, request_ids, strict=True):
             second = int.from_bytes(request_id[:6], "big") // 1000
             if second not in found:
                 found[second] = {}
-            found[second][request_id + suffix] = at
+            found[second][request_id + suffix] = location
         for second, new in found.items():
             bucket = seconds.get(second)
             if bucket is None:

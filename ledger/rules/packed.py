@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from stockledger.v1.transfers_pb2 import TransfersPacked, UnitsTransferred
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ledger.rules.context import Decided
     from ledger.state import State
 
@@ -19,27 +21,28 @@ TRANSFERS_PER_ENTRY_MAX: Final = 1_200
 
 
 def evolve_packed(state: State, event: TransfersPacked, decided: Decided) -> None:
-    if len(set(event.instruments)) == 1:
-        state.post_columns(event.instruments[0], event.sources, event.destinations, event.units)
-        _remember(state, event, decided)
+    ids = event.request_ids
+    each = [ids[start : start + 16] for start in range(0, len(ids), 16)]
+    post_run(state, event.instruments, event.sources, event.destinations, event.units)
+    location = state.size << 16
+    state.remember_requests(each, decided.principal, range(location, location + len(each)), decided.decision_time_us)
+
+
+def post_run(state: State, instruments: Sequence[int], sources: Sequence[int], destinations: Sequence[int], units: Sequence[int]) -> None:
+    """Book movements of any instruments, by their numbers, whose order does not matter any more."""
+    if len(set(instruments)) == 1:
+        state.post_columns(instruments[0], sources, destinations, units)
         return
     legs: dict[int, tuple[list[int], list[int], list[int]]] = {}
-    for instrument, source, destination, units in zip(event.instruments, event.sources, event.destinations, event.units, strict=True):
+    for instrument, source, destination, moved in zip(instruments, sources, destinations, units, strict=True):
         columns = legs.get(instrument)
         if columns is None:
             columns = legs[instrument] = ([], [], [])
         columns[0].append(source)
         columns[1].append(destination)
-        columns[2].append(units)
-    for instrument, (sources, destinations, moved) in legs.items():
-        state.post_columns(instrument, sources, destinations, moved)
-    _remember(state, event, decided)
-
-
-def _remember(state: State, event: TransfersPacked, decided: Decided) -> None:
-    ids = event.request_ids
-    each = [ids[start : start + 16] for start in range(0, len(ids), 16)]
-    state.remember_requests(each, decided.principal, state.size << 16, decided.decision_time_us)
+        columns[2].append(moved)
+    for instrument, mine in legs.items():
+        state.post_columns(instrument, *mine)
 
 
 def transfer_of_packed(state: State, packed: TransfersPacked, position: int) -> UnitsTransferred:
