@@ -10,7 +10,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from ledger.errors import LedgerError
 from ledger.request_ids import format_request_id
 from stockledger.v1.approvals_pb2 import ApprovalRequested
-from stockledger.v1.common_pb2 import Booking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,24 +40,21 @@ def answer_of(booked: Booked, size: int) -> Any:
     """Make the response to a booked command. `size` is the durable size of the log that it reflects."""
     rule = booked.rule
     first = booked.events[0]
-    booking = Booking(
-        index=booked.index,
-        entry_count=booked.entry_count,
-        position=booked.position,
-        size=size,
-        decision_time=timestamp(booked.decision_time_us),
-        request_id=format_request_id(booked.request_id),
-        approval=first.approval if isinstance(first, ApprovalRequested) else 0,
-        repeated_answer=booked.repeated,
-    )
-    if rule.answer is not None:
-        return rule.response(booking=booking, **rule.answer(booked.events))
-    if rule.event is None:
-        return rule.response(booking=booking)
-    for event in booked.events:
-        if isinstance(event, rule.event):
-            return rule.response(booking=booking, event=event)
-    return rule.response(booking=booking)
+    response = rule.response() if rule.answer is None else rule.response(**rule.answer(booked.events))
+    booking = response.booking  # set field by field, in its place: half the time of keyword arguments and a copy
+    booking.index, booking.entry_count, booking.position, booking.size = booked.index, booked.entry_count, booked.position, size
+    seconds, micros = divmod(booked.decision_time_us, 1_000_000)
+    booking.decision_time.seconds, booking.decision_time.nanos = seconds, micros * 1000
+    booking.request_id = format_request_id(booked.request_id)
+    booking.repeated_answer = booked.repeated
+    if isinstance(first, ApprovalRequested):
+        booking.approval = first.approval
+    if rule.answer is None and rule.event is not None:
+        for event in booked.events:
+            if isinstance(event, rule.event):
+                response.event.CopyFrom(event)
+                break
+    return response
 
 
 class Answers(Sequence[Any]):

@@ -268,7 +268,7 @@ class Ledger:
 
     def _carry_out(self, submissions: list[_Submission]) -> None:
         """Decide, append and settle; a fault of one submission must not take the others with it."""
-        error: Exception = refusal(Reason.REASON_STORE_UNAVAILABLE, "the writer was interrupted", store=self._log.url)
+        error: Exception | None = None
         try:
             self._commit(submissions)
         except Exception as failure:  # noqa: BLE001 - raised again, in the thread of each caller
@@ -279,7 +279,9 @@ class Ledger:
         finally:
             for submission in submissions:
                 if not submission.done:
-                    submission.error, submission.done = error, True
+                    interrupted = "the writer was interrupted"
+                    submission.error = error or refusal(Reason.REASON_STORE_UNAVAILABLE, interrupted, store=self._log.url)
+                    submission.done = True
 
     def _commit(self, submissions: list[_Submission]) -> None:
         """Put the submissions through: decide on the provisional state, append, and only then let the answers go."""

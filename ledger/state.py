@@ -227,6 +227,21 @@ def _without_trailing_zeros(column: array[int]) -> bytes:
     return column.tobytes().rstrip(b"\0")
 
 
+def by_second(request_ids: Sequence[bytes], principal: str, locations: range) -> dict[int, dict[bytes, int]]:
+    """Return the keys of requests and their locations, by the second in which the ids were made; many are mostly of the same."""
+    suffix = principal.encode()
+    first, last = (int.from_bytes(edge(request_ids)[:6], "big") // 1000 for edge in (min, max))
+    if first == last:
+        return {first: dict(zip([request_id + suffix for request_id in request_ids], locations, strict=True))}
+    found: dict[int, dict[bytes, int]] = {}
+    for location, request_id in zip(locations, request_ids, strict=True):
+        second = int.from_bytes(request_id[:6], "big") // 1000
+        if second not in found:
+            found[second] = {}
+        found[second][request_id + suffix] = location
+    return found
+
+
 class RequestWindow:
     """The request ids that were booked within the window, in bounded memory.
 
@@ -246,12 +261,11 @@ class RequestWindow:
 
     def all_new(self, request_ids: Sequence[bytes], principal: str, latest_ms: int) -> bool:
         """Return whether these ids all lie within the window, up to a moment, and none was booked or stands twice."""
-        times = [int.from_bytes(request_id[:6], "big") for request_id in request_ids]
-        if min(times) < self.low_water_second * 1000 or max(times) > latest_ms or len(set(request_ids)) < len(request_ids):
+        first_ms, last_ms = (int.from_bytes(edge(request_ids)[:6], "big") for edge in (min, max))
+        if first_ms < self.low_water_second * 1000 or last_ms > latest_ms or len(set(request_ids)) < len(request_ids):
             return False
-        suffix = principal.encode()
-        buckets = [self.seconds[second] for second in {time // 1000 for time in times} if second in self.seconds]
-        return not any(request_id + suffix in bucket for bucket in buckets for request_id in request_ids)
+        found = by_second(request_ids, principal, range(len(request_ids)))
+        return all(self.seconds[second].keys().isdisjoint(new) for second, new in found.items() if second in self.seconds)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RequestWindow) and (self.seconds, self.count, self.low_water_second) == (
@@ -594,15 +608,9 @@ class State:
 
     def remember_requests(self, request_ids: Sequence[bytes], principal: str, locations: range, decision_time_us: int) -> None:
         """Note where requests were booked, each at its location (index << 16 | position), and move the low-water mark on."""
-        requests, suffix = self.requests, principal.encode()
+        requests = self.requests
         seconds = requests.seconds
-        found: dict[int, dict[bytes, int]] = {}
-        for location, request_id in zip(locations, request_ids, strict=True):
-            second = int.from_bytes(request_id[:6], "big") // 1000
-            if second not in found:
-                found[second] = {}
-            found[second][request_id + suffix] = location
-        for second, new in found.items():
+        for second, new in by_second(request_ids, principal, locations).items():
             bucket = seconds.get(second)
             if bucket is None:
                 bucket = {}

@@ -13,7 +13,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import NamedTuple, NoReturn
 
@@ -213,8 +212,7 @@ class Tile(NamedTuple):
     hashes: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Growth:
+class Growth(NamedTuple):
     """What a tree would become: provisional until the entries are durable and `Tree.commit` adopts it."""
 
     old_size: int
@@ -256,7 +254,7 @@ class Tree:
         level = 0
         added = new_leaf_hashes
         while added:
-            pyramid = [row.copy() for row in edges[level]] if level < len(edges) else _new_pyramid()
+            pyramid = edges[level].copy() if level < len(edges) else _new_pyramid()  # rows are replaced, never changed: readers have them
             pyramid, added = _fill(level, size >> TILE_HEIGHT * (level + 1), pyramid, added, tiles)
             edges[level : level + 1] = [pyramid]
             level += 1
@@ -355,16 +353,15 @@ def _new_pyramid() -> Pyramid:
 
 def _complete(pyramid: Pyramid) -> None:
     """Add the parents that the hashes in row 0 allow and that are not there yet; each pair is hashed once in its life."""
-    lower = pyramid[0]
-    for upper in pyramid[1:]:
+    for row in range(1, TILE_HEIGHT):
+        lower, upper = pyramid[row - 1], pyramid[row]
         start = 2 * len(upper)
         if len(lower) - start < 2:
             return
-        upper += [
+        pyramid[row] = upper + [
             sha256(b"\x01" + left + right).digest()
             for left, right in zip(lower[start::2], lower[start + 1 :: 2], strict=False)  # the odd one out waits for its sibling
         ]
-        lower = upper
 
 
 def _fill(level: int, number: int, pyramid: Pyramid, added: Sequence[bytes], tiles: list[Tile]) -> tuple[Pyramid, list[bytes]]:
@@ -373,7 +370,7 @@ def _fill(level: int, number: int, pyramid: Pyramid, added: Sequence[bytes], til
     position = 0
     while position < len(added):
         room = TILE_WIDTH - len(pyramid[0])
-        pyramid[0] += added[position : position + room]
+        pyramid[0] = [*pyramid[0], *added[position : position + room]]
         position += room
         _complete(pyramid)
         if len(pyramid[0]) == TILE_WIDTH:

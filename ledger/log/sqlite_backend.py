@@ -184,8 +184,11 @@ class SqliteBackend:
     def append(self, ledger_id: str, first_version: int, topics: Sequence[str], entries: Sequence[bytes], tiles: Sequence[Tile]) -> None:
         if len(entries) == 1 and not tiles and first_version > 1:
             # One statement is a transaction of its own: two calls fewer where every microsecond stands between a caller and his answer.
-            with self._guard, self._translated():
-                self.writer.execute(_INSERT_ENTRY, (ledger_id, first_version, topics[0], entries[0]))
+            with self._guard:
+                try:
+                    self.writer.execute(_INSERT_ENTRY, (ledger_id, first_version, topics[0], entries[0]))
+                except sqlite3.Error as error:
+                    raise self._translate(error) from error
             return
         versions = range(first_version, first_version + len(entries))
         with self._transaction() as connection:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import NamedTuple, NoReturn, Self
 
 from ledger.errors import DataLoss, LedgerError, refusal
 from ledger.log.backend import Backend, RightEdge, Row
@@ -59,8 +59,7 @@ class CheckReport:
     checkpoint_count: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
+class _Batch(NamedTuple):
     """An append on its way: kept until it is known to be stored, or not to be."""
 
     ledger_id: str

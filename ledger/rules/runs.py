@@ -6,6 +6,7 @@ only taken where every entry is a plain transfer; at the least doubt nothing is,
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -16,7 +17,7 @@ from ledger.rules.packed import post_run
 from stockledger.v1.events_pb2 import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from ledger.state import State
 
@@ -49,7 +50,7 @@ def fold_transfers(state: State, run: Transfers) -> None:
 def read_transfers(state: State, entries: Sequence[bytes]) -> Transfers | None:
     """Return what entries say if all are plain transfers that can follow the books, under new request ids; else None.
 
-    That an entry says nothing else, known or unknown, shows in its size: no encoding of the fields looked at is shorter than the one
+    That an entry says nothing else, known or unknown, shows in the sizes: no encoding of the fields looked at is shorter than the one
     reckoned here, and anything beside them would add to it.
     """
     if state.parts or not vectors.worthwhile(len(entries)):
@@ -70,11 +71,7 @@ def read_transfers(state: State, entries: Sequence[bytes]) -> Transfers | None:
         return None
     if {*map(len, request_ids), *map(len, digests)} != {_ID_BYTES} or min(units) <= 0 or sum(units) > UNITS_MAX >> 1:
         return None
-    lengths = zip(map(len, symbols), map(len, sources), map(len, destinations), units, times, strict=True)
-    # tags, lengths, request id and digest: 7 bytes of the event, 42 of the entry
-    around = 42 + len(principal.encode())
-    sizes = [around + a + b + c + (count.bit_length() + 6) // 7 + 7 + (time.bit_length() + 6) // 7 for a, b, c, count, time in lengths]
-    if list(map(len, entries)) != sizes:
+    if sum(map(len, entries)) != _least_bytes(principal, times, (symbols, sources, destinations), units):
         return None
     accounts, instruments = state.accounts, state.instruments
     try:
@@ -92,3 +89,13 @@ def read_transfers(state: State, entries: Sequence[bytes]) -> Transfers | None:
     if any(map(int.__eq__, run.sources, run.destinations)) or not state.window_holds(request_ids, run.last_decision_time_us):
         return None
     return run if state.requests.all_new(request_ids, principal, REQUEST_ID_LATEST_MS) else None
+
+
+def _least_bytes(principal: str, times: Sequence[int], texts: Iterable[Sequence[str]], units: Sequence[int]) -> int:
+    """Return how many bytes entries of plain transfers have together, if they say nothing else.
+
+    Around the values are tags, lengths, request id and digest: 7 bytes of an event, 42 of an entry. A number has 7 bits in a byte.
+    """
+    values = sum(sum(map(len, column)) for column in texts)
+    numbers = sum(-(-bits // 7) * count for column in (times, units) for bits, count in Counter(map(int.bit_length, column)).items())
+    return len(units) * (7 + 42 + len(principal.encode())) + values + numbers
