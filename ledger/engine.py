@@ -137,7 +137,8 @@ class Ledger:
     ) -> Self:
         """Open the ledger in a store, or make one in an empty store.
 
-        `url` is "sqlite:///relative.db", "sqlite:////absolute.db" or "sqlite:///:memory:". `ledger_id` guards against the wrong store; a
+        `url` is "sqlite:///relative.db", "sqlite:////absolute.db", "sqlite:///:memory:" or
+        "postgresql://user@host/database?ledger=acme". `ledger_id` guards against the wrong store; a
         new ledger takes it, or the file's name. `principal` is who asks where `execute` is not told. `signer` signs checkpoints. The
         request window (seconds, and a count) is fixed when the ledger is made. `snapshot` is where the snapshot is, if not beside the
         store's file; one that does not match the log is not used, and `opened_from` says why.
@@ -152,7 +153,7 @@ class Ledger:
             books = cls(log, state, clock=clock, signer=signer, principal=principal)
             books._snapshot_path, books.opened_from = path, opened_from
             if log.size == 0 and not read_only:
-                new_id = ledger_id or Path(url.rpartition("/")[2]).stem.strip(":") or "ledger"
+                new_id = log.expected_id or Path(url.rpartition("/")[2]).stem.strip(":") or "ledger"
                 books._make(new_id, origin or f"stockledger.local/{new_id}", request_window_seconds, request_window_count)
         except BaseException:
             log.close()

@@ -5,7 +5,7 @@
     checkpoint.py   signed tree heads, as C2SP signed notes
     proof.py        receipts: one entry's place in the tree, checkable offline
     store.py        the log of one ledger in a store named by a URL
-    backend.py      what a store must be able to do; sqlite_backend.py is one
+    backend.py      what a store must be able to do; sqlite_backend.py and postgres_backend.py do it
     snapshot.py     cached state beside the log, never authoritative
 
 docs/log-format.md describes every byte of it, with a worked example.

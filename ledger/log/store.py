@@ -82,44 +82,72 @@ def open_log(url: str, *, read_only: bool = False, ledger_id: str | None = None)
     """Open the log in the store of this URL; a writer makes the store when there is none.
 
     `sqlite:///books.db` is a relative path, `sqlite:////var/books.db` an absolute one, `sqlite:///:memory:` lives as long as the log.
+    `postgresql://user@host/database?ledger=acme` is a ledger in a PostgreSQL database, which may hold many; `ledger_id` may name it too.
 
     Raises: InvalidRequest FIELD_MALFORMED for a URL that is not understood; NotFound LEDGER_NOT_FOUND when the store holds another
     ledger than `ledger_id`, or none to be read; Unavailable STORE_UNAVAILABLE when it is locked, read-only or away; DataLoss
     LOG_CORRUPT when its tables, tiles, last entries or last checkpoint contradict each other.
     """
+    return _open(url, read_only, True, ledger_id)
+
+
+def _open(url: str, read_only: bool, lock: bool, ledger_id: str | None) -> Log:
     scheme, separator, _ = url.partition("://")
-    open_backend = _SCHEMES.get(scheme)
-    if not separator or open_backend is None:
-        _malformed_url(url, f"names no kind of store; supported: {', '.join(f'{known}:///' for known in _SCHEMES)}")
-    return _open(open_backend(url, read_only, True), url, ledger_id)
-
-
-def _open(backend: Backend, url: str, ledger_id: str | None) -> Log:
+    open_store = _SCHEMES.get(scheme)
+    if not separator or open_store is None:
+        _malformed_url(url, f"names no kind of store; supported: {', '.join(_FORMS)}")
+    store = open_store(url, read_only, lock, ledger_id)
     try:
-        return Log(backend, url, ledger_id)
+        return Log(store.backend, store.url, store.ledger_id)
     except BaseException:
-        backend.close()
+        store.backend.close()
         raise
 
 
 def _open_without_lock(url: str) -> Log:
     """Open a second writer, as only a test does that proves the primary key alone refuses it."""
-    return _open(_open_sqlite(url, False, False), url, None)
+    return _open(url, False, False, None)
 
 
-def _open_sqlite(url: str, read_only: bool, lock: bool) -> Backend:
+class _Store(NamedTuple):
+    """A store on its way to become a log: what moves its bytes, the URL to show, and the ledger that it must hold."""
+
+    backend: Backend
+    url: str
+    ledger_id: str | None
+
+
+def _open_sqlite(url: str, read_only: bool, lock: bool, ledger_id: str | None) -> _Store:
     path = url.removeprefix("sqlite://")
     if not path.startswith("/") or len(path) == 1:
         _malformed_url(url, "needs the form sqlite:///relative.db, sqlite:////absolute.db or sqlite:///:memory:")
     if "?" in path or "#" in path:
-        _malformed_url(url, "has options, and none are understood")
-    return SqliteBackend(path[1:], url, read_only=read_only, lock=lock)
+        _malformed_url(url, "has options, and none are understood; the form is sqlite:///relative.db")
+    return _Store(SqliteBackend(path[1:], url, read_only=read_only, lock=lock), url, ledger_id)
 
 
-# A store for postgresql and one for nats each get a module beside sqlite_backend.py and a line here.
-_SCHEMES: dict[str, Callable[[str, bool, bool], Backend]] = {
+def _open_postgres(url: str, read_only: bool, lock: bool, ledger_id: str | None) -> _Store:
+    try:
+        from ledger.log import postgres_backend  # noqa: PLC0415 - psycopg is an extra
+    except ImportError as error:
+        message = f"a store in PostgreSQL needs a part that is not installed ({error}): pip install 'stockledger[postgres]'"
+        raise refusal(Reason.REASON_STORE_UNAVAILABLE, message, store="postgresql://") from error
+    parsed = postgres_backend.parse_url(url)
+    wanted = ledger_id or parsed.ledger_id
+    if wanted is None:
+        _malformed_url(parsed.shown, "names no ledger; the form is postgresql://user@host/database?ledger=acme")
+    if parsed.ledger_id not in (None, wanted):
+        message = f"{parsed.shown} names the ledger {parsed.ledger_id}, not {wanted}"
+        raise refusal(Reason.REASON_LEDGER_NOT_FOUND, message, expected=wanted, found=parsed.ledger_id)
+    return _Store(postgres_backend.PostgresBackend(parsed, wanted, read_only=read_only, lock=lock), parsed.shown, wanted)
+
+
+# A store for nats gets a module beside sqlite_backend.py and a line here.
+_SCHEMES: dict[str, Callable[[str, bool, bool, str | None], _Store]] = {
     "sqlite": _open_sqlite,
+    "postgresql": _open_postgres,
 }
+_FORMS = ("sqlite:///books.db", "postgresql://user@host/database?ledger=acme")
 
 
 class Log:
@@ -138,6 +166,11 @@ class Log:
     @property
     def read_only(self) -> bool:
         return self.backend.read_only
+
+    @property
+    def expected_id(self) -> str | None:
+        """The id of the ledger that this log holds, or was opened to hold while it is empty."""
+        return self.ledger_id or self._expected_id
 
     @property
     def size(self) -> int:
@@ -367,7 +400,7 @@ class Log:
     def _extent(self) -> tuple[str | None, int]:
         """Read the store's ledger id and size, and refuse another ledger, or a log that has become shorter."""
         found, last = self.backend.extent()
-        expected = self.ledger_id or self._expected_id
+        expected = self.expected_id
         if expected is not None and found not in (None, expected):
             raise refusal(
                 Reason.REASON_LEDGER_NOT_FOUND,
