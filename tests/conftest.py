@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from postgres_server import Postgres, postgres_server
 
 PACKAGES = ("ledger", "chain_adapters", "services", "stockledger")
 
@@ -28,3 +30,10 @@ def pytest_configure() -> None:
         if where is None or not any(where.is_relative_to(folder) for folder in installed):
             message = f"`{name}` would come from {where}, not from the installed wheel; use `make test`, or STOCKLEDGER_TEST_TREE=1"
             raise pytest.UsageError(message)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """Start a PostgreSQL for the tests of this process that ask for one."""
+    with postgres_server() as server:
+        yield server

@@ -4,7 +4,6 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import pytest
-from postgres_server import Postgres, postgres_server
 
 from ledger.log.checkpoint import Signer, sign_checkpoint
 from ledger.log.store import open_log
@@ -64,9 +63,3 @@ def url(tmp_path: Path) -> str:
 def log(url: str) -> Iterator[Log]:
     with open_log(url) as opened:
         yield opened
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    with postgres_server() as server:
-        yield server

@@ -24,9 +24,11 @@ NUMBERS_PER_ROUND = NUMBERS_PER_THREAD * len(THREADS)
 RETRIED = 30
 
 
-def start_load(url: str, base_us: int, first: int, count: int = ENDLESS, *, before: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
-    """Start load.py; `before` is what runs it (a tracer)."""
-    command = [*before, sys.executable, str(Path(load.__file__)), url, str(base_us), str(first), str(count)]
+def start_load(
+    url: str, base_us: int, first: int, count: int = ENDLESS, *, before: tuple[str, ...] = (), snapshot: str = ""
+) -> subprocess.Popen[bytes]:
+    """Start load.py; `before` is what runs it (a tracer), `snapshot` where it writes snapshots if not beside the store's file."""
+    command = [*before, sys.executable, str(Path(load.__file__)), url, str(base_us), str(first), str(count), snapshot]
     support = str(Path(load.__file__).parent)
     return subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": support})
 
@@ -37,9 +39,9 @@ def read_acknowledgements(output: bytes) -> dict[int, tuple[int, int]]:
     return {number: (index, position) for number, index, position in (map(int, line.split()) for line in lines if line != "ready")}
 
 
-def crash_once(url: str, chance: random.Random, base_us: int, first: int) -> dict[int, tuple[int, int]]:
+def crash_once(url: str, chance: random.Random, base_us: int, first: int, snapshot: str) -> dict[int, tuple[int, int]]:
     """Run the load, kill it at a random moment (while it opens, or at work), and return what it acknowledged."""
-    process = start_load(url, base_us, first)
+    process = start_load(url, base_us, first, snapshot=snapshot)
     assert process.stdout is not None
     output = b""
     if chance.random() < 0.1:
@@ -95,18 +97,19 @@ def retry(books: Ledger, found: dict[str, int], acknowledged: dict[int, tuple[in
     check_invariants(books._state)
 
 
-def crash_rounds(folder: Path, rounds: int, seed: int) -> int:
-    """Crash one ledger again and again; return how many acknowledgements were held against it."""
+def crash_rounds(folder: Path, rounds: int, seed: int, url: str | None = None) -> int:
+    """Crash one ledger (in a file, if not told where) again and again; return how many acknowledgements were held against it."""
     chance = random.Random(seed)
     base_us = time.time_ns() // 1000
-    url = url_of(folder)
+    snapshot = str(folder / "books.snapshot") if url else ""
+    url = url or url_of(folder)
     open_funded(url).close()
     total = 0
     for number in range(rounds):
         first = number * NUMBERS_PER_ROUND
-        acknowledged = crash_once(url, chance, base_us, first)
+        acknowledged = crash_once(url, chance, base_us, first, snapshot)
         total += len(acknowledged)
-        with Ledger.open(url) as books:
+        with Ledger.open(url, snapshot=snapshot or None) as books:
             check_after_crash(books, acknowledged, base_us, first, chance)
             if chance.random() < 0.3:
                 books.write_snapshot()

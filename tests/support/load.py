@@ -1,6 +1,6 @@
 """A process that keeps a ledger busy and tells of every answer after it has it, to be killed or traced from outside.
 
-    python load.py URL BASE_TIME_US FIRST_NUMBER COMMANDS_PER_THREAD
+    python load.py URL BASE_TIME_US FIRST_NUMBER COMMANDS_PER_THREAD SNAPSHOT_PATH_OR_EMPTY
 
 Every command follows from its number, so whoever reads the acknowledgements can ask for the very same one again. An acknowledgement is a
 line "number index position" on standard output, written with one system call.
@@ -67,8 +67,8 @@ def work(books: Ledger, kind: str, first: int, count: int, base_us: int) -> None
 
 
 def main() -> None:
-    url, base_us, first, count = sys.argv[1], *map(int, sys.argv[2:])
-    with Ledger.open(url) as books:
+    url, base_us, first, count = sys.argv[1], *map(int, sys.argv[2:5])
+    with Ledger.open(url, snapshot=sys.argv[5] or None) as books:
         os.write(1, b"ready\n")
         threads = [
             threading.Thread(target=work, args=(books, kind, first + place * NUMBERS_PER_THREAD, count, base_us))
