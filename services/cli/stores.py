@@ -52,7 +52,7 @@ def open_books(settings: Settings, progress: Progress, *, make: bool = True) -> 
         progress=progress.of("open"),
     )
     if books.size == 1:
-        note(f"{settings.store} holds the ledger {books.ledger_id}, with no entry but its first; its checkpoints are of {books.origin}")
+        note(f"{books.log.url} holds the ledger {books.ledger_id}, with no entry but its first; its checkpoints are of {books.origin}")
     return books
 
 
