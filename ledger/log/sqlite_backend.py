@@ -83,7 +83,17 @@ _MEMORY_NUMBERS = itertools.count(1)
 
 
 class DurablePool(SQLiteConnectionPool):
-    """The library's pool, with every connection set to flush at each commit."""
+    """The library's pool, with every connection set to flush at each commit, and closed only when nobody uses it.
+
+    CPython's sqlite3 crashes the interpreter when one thread closes a connection on which another executes, and the library's pool does.
+    """
+
+    def close(self) -> None:
+        """Close what is idle, and what is in use once it is back; after the time-out the garbage collector gets what is left."""
+        with self._put_condition:
+            self._put_condition.wait_for(lambda: not self._in_use, timeout=self.pool_timeout)
+            self._in_use.clear()
+            super().close()
 
     def _create_connection(self) -> SQLiteConnection:
         connection = super()._create_connection()

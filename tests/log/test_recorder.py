@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from uuid import uuid4
 
 import pytest
@@ -36,10 +37,6 @@ class TextIds:
 class TestLedgerRecorder(TextIds, ApplicationRecorderTestCase):
     def test_concurrent_throughput(self):
         """Left out: it prints a figure and asserts nothing."""
-
-    @pytest.mark.skip(reason="now and then the interpreter crashes in it, in threads of SQLite; the cause is not found yet")
-    def test_insert_select(self):
-        """Known and open: the case passes by itself, and crashed once in a whole run of the tests."""
 
 
 class TestLedgerRecorderNotificationIds(TextIds, NonInterleavingNotificationIDsBaseCase):
@@ -99,3 +96,24 @@ def test_what_the_library_inserts_our_log_reads(url, log, sample):
         assert (reader.size, reader.entry(255)) == (256, b"x")
     with pytest.raises(IntegrityError):
         log.backend.recorder.insert_events([event])
+
+
+def test_a_pool_closes_no_connection_that_is_in_use(tmp_path):
+    """The interpreter crashes when one thread closes a connection of sqlite3 on which another executes."""
+    datastore = DurableDatastore(f"file:{tmp_path}/books.db?mode=rwc")
+    in_use, may_end, seen = threading.Event(), threading.Event(), []
+
+    def read():
+        with datastore.transaction(commit=False) as cursor:
+            in_use.set()
+            may_end.wait(10)
+            cursor.execute("SELECT 1")
+            seen.append(tuple(cursor.fetchone()))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert in_use.wait(10)
+    threading.Timer(0.05, may_end.set).start()
+    datastore.close()
+    reader.join()
+    assert seen == [(1,)]
