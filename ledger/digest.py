@@ -12,8 +12,9 @@ import sys
 from array import array
 from typing import TYPE_CHECKING, Any
 
+from ledger.request_window import RequestWindow
 from ledger.rules import RULES_VERSION
-from ledger.state import Book, RequestWindow
+from ledger.state import Book
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

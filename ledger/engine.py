@@ -27,6 +27,7 @@ from ledger.log.store import AppendConflict, AppendDoubtful, open_log
 from ledger.packing import Run
 from ledger.reads import READS
 from ledger.reads.books import holding_units
+from ledger.records import NEVER
 from ledger.request_ids import AHEAD_MS_MAX, RequestIds, format_request_id, parse_request_id, request_digest, request_id_time_ms
 from ledger.rules import ARITHMETIC_VERSION, EVENT_FIELDS, RULES, TOPICS, decide, fold
 from ledger.rules.checks import check_id, time_us, utc_text
@@ -34,7 +35,7 @@ from ledger.rules.context import Context
 from ledger.rules.opening import FORMAT_VERSION
 from ledger.rules.packed import TRANSFERS_PER_ENTRY_MAX
 from ledger.rules.runs import fold_transfers
-from ledger.state import NEVER, State
+from ledger.state import State
 from ledger.unknown_fields import find_unknown_field
 from stockledger.v1.errors_pb2 import Reason
 from stockledger.v1.events_pb2 import Entry, LedgerOpened

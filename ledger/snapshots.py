@@ -6,7 +6,7 @@
 A snapshot is a cache that may be deleted at any time. It is folded from the durable log, never taken from books that run ahead of it,
 and it is discarded, with the reason said, unless its size, the root of the log at that size, and the version of rules and tables match.
 
-The declared types of state.py are the schema: records become lists of their fields, tables two lists of keys and values, columns raw
+The declared types of State are the schema: records become lists of their fields, tables two lists of keys and values, columns raw
 little-endian bytes behind the JSON that refers to them by number. A changed declaration changes `VERSION`, so that no older snapshot is
 read by it. Tables keep their order: a loaded state is the folded one in that too.
 """
@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from ledger import replay
 from ledger.errors import refusal
 from ledger.log.snapshot import read_snapshot, write_snapshot
+from ledger.request_window import RequestWindow
 from ledger.rules import RULES_VERSION
-from ledger.state import Book, RequestWindow, State
+from ledger.state import Book, State
 from stockledger.v1.errors_pb2 import Reason
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ _PLAIN_CLASSES: Final[dict[type[Any], dict[str, Any]]] = {
     Book: {"units": _Column[int], "held": _Column[int]},
     RequestWindow: {"seconds": dict[int, dict[bytes, int]], "count": int, "low_water_second": int},
 }
-"""What the two classes of state.py that are no dataclasses consist of."""
+"""What the two classes of the books that are no dataclasses consist of."""
 
 
 def _codec(hint: Any) -> _Codec:

@@ -15,6 +15,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ledger import vectors
+from ledger.records import (  # at run time too: the declared types of State are the schema of snapshots
+    Account,
+    Action,
+    Approval,
+    ApprovalPolicy,
+    Custodian,
+    CustodyAccount,
+    Entitlement,
+    Evidence,
+    FrozenUnits,
+    Hold,
+    Holder,
+    Instrument,
+    Redemption,
+    Subscription,
+)
+from ledger.request_window import RequestWindow, by_second
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, MutableMapping, Sequence
@@ -42,132 +59,8 @@ OWN_ACCOUNTS: Final = {
 FIRST_ACCOUNT_NUMBER: Final = 16
 REQUEST_WINDOW_SECONDS_MIN: Final = 60
 """However many requests come, those of the last minute are remembered."""
-NEVER: Final = (1 << 63) - 1
-"""A moment that does not come, in microseconds."""
 
 _MISSING: Final = object()
-
-
-@dataclass(frozen=True, slots=True)
-class Instrument:
-    """A security or currency. Enum fields hold the numbers of instruments.proto; the multiplier is an int at scale 1e18."""
-
-    symbol: str
-    number: int
-    name: str
-    kind: int
-    isin: str
-    underlying_isin: str
-    currency: str
-    decimals: int
-    backing: int
-    authorised_units: int
-    multiplier: int
-    issue_policy: int
-    split_method: int
-    dividend_method: int
-    halted_operations: frozenset[int] = frozenset()
-    retired: bool = False
-    share_basis: int = 0
-    next_due_time_us: int = NEVER
-    """When the next step of a corporate action falls due; from then on commands it would change are refused."""
-    eligibility: tuple[EligibilityRule, ...] = ()
-    """Dated rules by effective date; of two for one date the later set one stands later."""
-    replaced_index: int = -1
-    """Index of the last UnitsReplaced, whose evolve sets it (`entry_index`): transfers booked before it moved units of another kind and
-    can no longer be reversed."""
-    split_index: int = -1
-    """Index of the entry that last raised share_basis: commands asked for before it counted in other units or shares."""
-
-
-@dataclass(frozen=True, slots=True)
-class EligibilityRule:
-    """Who may hold an instrument from a date on; empty allow sets allow all."""
-
-    effective_date: str
-    allowed_countries: frozenset[str]
-    barred_countries: frozenset[str]
-    allowed_classes: frozenset[int]
-    barred_classes: frozenset[int]
-
-    def admits(self, country: str, investor_class: int) -> bool:
-        if country in self.barred_countries or investor_class in self.barred_classes:
-            return False
-        if self.allowed_countries and country not in self.allowed_countries:
-            return False
-        return not self.allowed_classes or investor_class in self.allowed_classes
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """A registered party under a pseudonym."""
-
-    holder: str
-    country: str
-    investor_class: int
-    state: int
-    freeze_reference: str = ""
-    broker: str = ""
-    """Who brought the holder and acts for it; its accounts are that broker's too."""
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """A holder's named line at a place; `place` is what stands before the last colon of its name."""
-
-    name: str
-    number: int
-    holder: str
-    closed: bool = False
-    freeze_reference: str = ""
-
-    @property
-    def place(self) -> str:
-        return self.name.rpartition(":")[0]
-
-
-@dataclass(frozen=True, slots=True)
-class FrozenUnits:
-    """Units of one holding under a regulatory stop."""
-
-    units: int
-    legal_reference: str
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """Units reserved for a pending step; what is left of them stands in `State.hold_units`."""
-
-    hold: int
-    instrument: int
-    account: int
-    purpose: int
-    expiry_time_us: int
-    reference: str
-
-
-@dataclass(frozen=True, slots=True)
-class Approval:
-    """A command that waits for approvals."""
-
-    approval: int
-    command: str
-    content: bytes
-    requester: str
-    approvals_needed: int
-    approvers: tuple[str, ...]
-    approved_by: tuple[str, ...]
-    request_time_us: int
-    index: int
-    """Index of the entry that asked for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ApprovalPolicy:
-    """How many others must approve a kind of command, and who may (nobody named: any)."""
-
-    approvals_needed: int
-    approvers: tuple[str, ...]
 
 
 class Book:
@@ -225,188 +118,6 @@ class _Keys:
 def _without_trailing_zeros(column: array[int]) -> bytes:
     """Return a column's values; how far it was grown is no part of the books."""
     return column.tobytes().rstrip(b"\0")
-
-
-def by_second(request_ids: Sequence[bytes], principal: str, locations: range) -> dict[int, dict[bytes, int]]:
-    """Return the keys of requests and their locations, by the second in which the ids were made; many are mostly of the same."""
-    suffix = principal.encode()
-    first, last = (int.from_bytes(edge(request_ids)[:6], "big") // 1000 for edge in (min, max))
-    if first == last:
-        return {first: dict(zip([request_id + suffix for request_id in request_ids], locations, strict=True))}
-    found: dict[int, dict[bytes, int]] = {}
-    for location, request_id in zip(locations, request_ids, strict=True):
-        second = int.from_bytes(request_id[:6], "big") // 1000
-        if second not in found:
-            found[second] = {}
-        found[second][request_id + suffix] = location
-    return found
-
-
-class RequestWindow:
-    """The request ids that were booked within the window, in bounded memory.
-
-    Ids are kept by the second of their own UUIDv7 time, so that forgetting is dropping whole seconds. The low-water mark never falls;
-    it rises when the window is over or the count is exceeded, but never into the last minute.
-    """
-
-    def __init__(self) -> None:
-        self.seconds: dict[int, dict[bytes, int]] = {}
-        self.count = 0
-        self.low_water_second = 0
-
-    def find(self, key: bytes, id_time_ms: int) -> int | None:
-        """Return where a request (16 bytes of id, then the principal) was booked: index << 16 | position, or None."""
-        bucket = self.seconds.get(id_time_ms // 1000)
-        return None if bucket is None else bucket.get(key)
-
-    def all_new(self, request_ids: Sequence[bytes], principal: str, latest_ms: int) -> bool:
-        """Return whether these ids all lie within the window, up to a moment, and none was booked or stands twice."""
-        first_ms, last_ms = (int.from_bytes(edge(request_ids)[:6], "big") for edge in (min, max))
-        if first_ms < self.low_water_second * 1000 or last_ms > latest_ms or len(set(request_ids)) < len(request_ids):
-            return False
-        found = by_second(request_ids, principal, range(len(request_ids)))
-        return all(self.seconds[second].keys().isdisjoint(new) for second, new in found.items() if second in self.seconds)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, RequestWindow) and (self.seconds, self.count, self.low_water_second) == (
-            other.seconds,
-            other.count,
-            other.low_water_second,
-        )
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-@dataclass(frozen=True, slots=True)
-class Custodian:
-    """Who keeps shares or cash, or an agent who vouches for them."""
-
-    custodian: str
-    name: str
-    public_key: bytes
-    agent: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CustodyAccount:
-    """An account at a custodian; it backs one instrument."""
-
-    custody_account: str
-    custodian: str
-    isin: str
-    instrument: str
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """The newest evidence of one custody account, and what was confirmed since. Shares at scale 1e8."""
-
-    custody_account: str
-    kind: int
-    signer: str
-    settled_shares_e8: int
-    pending_shares_e8: int
-    encumbered_shares_e8: int
-    as_of_time_us: int
-    valid_until_time_us: int
-    share_basis: int
-    index: int
-    confirmed: tuple[tuple[int, int], ...] = ()
-    """Receipts (above zero) and deliveries (below) that settled after as_of_time: (settled_time_us, shares_e8), as confirmed."""
-    received_shares_e8: int = 0
-    """Sum of the receipts in `confirmed`."""
-    delivered_shares_e8: int = 0
-    """Sum of the deliveries in `confirmed`, above zero."""
-
-    @property
-    def shares_e8(self) -> int:
-        """What the custody account holds by this evidence and what was confirmed since; below zero if more left it than was known."""
-        return self.settled_shares_e8 + self.received_shares_e8 - self.delivered_shares_e8
-
-
-@dataclass(frozen=True, slots=True)
-class Fill:
-    """One execution in the underlying market, for a subscription or a redemption; a split scales shares and units until it is settled."""
-
-    fill: int
-    shares_e8: int
-    price_e8: int
-    cash_units: int
-    fee_units: int
-    trade_date: str
-    settlement_date: str
-    units: int
-    settled: bool
-    issued_at_fill: bool = False
-    """Of a subscription: its units were created with the fill, so that settlement creates none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Subscription:
-    """An open order for units against cash; what is left of the cash stands on its hold."""
-
-    subscription: int
-    instrument: str
-    account: str
-    cash_instrument: str
-    cash_units: int
-    hold: int
-    fills: tuple[Fill, ...] = ()
-    last: bool = False
-    """True once no fill can follow; the record goes when all fills are settled."""
-
-
-@dataclass(frozen=True, slots=True)
-class Redemption:
-    """An open request to turn units back; units not destroyed yet stand on its hold."""
-
-    redemption: int
-    instrument: str
-    account: str
-    units: int
-    hold: int
-    cash_instrument: str
-    in_kind: bool
-    delivery_reference: str
-    fills: tuple[Fill, ...] = ()
-    delivered_units: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """A corporate action; `terms` is its serialised Action message, as announced."""
-
-    action: str
-    instrument: str
-    state: int
-    method: int
-    effect: int
-    fixing_time_us: int
-    """NEVER where no entitlements are fixed."""
-    execution_time_us: int
-    terms: bytes
-    distributed: str = ""
-    """The instrument a distribution was paid in, once it was."""
-    totals: bytes = b""
-    """Its serialised ActionCompleted, once completed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entitlement:
-    """Units each account is entitled for, fixed at the record date: two equally long columns, by account number."""
-
-    accounts: tuple[int, ...]
-    units: tuple[int, ...]
-    multiplier: int
-    """What a unit stood for at that moment, at scale 1e18."""
-
-
-@dataclass(frozen=True, slots=True)
-class Receivable:
-    """What a holder owes after a reversal."""
-
-    units: int
-    loss_account: str
 
 
 @dataclass(slots=True)

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
     from ledger.log.checkpoint import VerifierKey
     from ledger.log.store import Log
-    from ledger.state import Book, Evidence, Instrument
+    from ledger.records import Evidence, Instrument
+    from ledger.state import Book
 
     Progress = Callable[[str, int, int], None]
     """Called with (what is being done, done, total) entries."""

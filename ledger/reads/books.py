@@ -13,7 +13,8 @@ from stockledger.v1.errors_pb2 import Reason
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ledger.state import Account, Instrument, State
+    from ledger.records import Account, Instrument
+    from ledger.state import State
 
 
 def find_any_account(state: State, name: str) -> Account:

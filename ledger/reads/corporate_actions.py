@@ -18,11 +18,11 @@ from stockledger.v1.corporate_actions_pb2 import (
 )
 
 if TYPE_CHECKING:
-    from ledger import state as books
+    from ledger import records
     from ledger.state import State
 
 
-def action_message(action: books.Action) -> Action:
+def action_message(action: records.Action) -> Action:
     """Return an action as announced, with how far it is now."""
     message = Action.FromString(action.terms)
     message.state = ActionState.ValueType(action.state)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from ledger.answers import timestamp
 from ledger.reads.books import find_any_account
 from ledger.reads.pages import page_of
+from ledger.records import NEVER
 from ledger.rules.holds import find_hold
-from ledger.state import NEVER
 from stockledger.v1 import holds_pb2
 
 if TYPE_CHECKING:
-    from ledger.state import Hold, State
+    from ledger.records import Hold
+    from ledger.state import State
 
 
 def hold_message(state: State, hold: Hold) -> holds_pb2.Hold:

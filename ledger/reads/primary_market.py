@@ -16,7 +16,8 @@ from stockledger.v1 import issuance_pb2, redemptions_pb2
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ledger.state import Fill, Redemption, State, Subscription
+    from ledger.records import Fill, Redemption, Subscription
+    from ledger.state import State
 
 
 def subscription_fill(state: State, subscription: Subscription, fill: Fill) -> issuance_pb2.Fill:

@@ -13,7 +13,8 @@ from stockledger.v1 import reserves_pb2
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ledger.state import Evidence, Instrument, State
+    from ledger.records import Evidence, Instrument
+    from ledger.state import State
 
 
 def evidence_message(instrument: Instrument, evidence: Evidence, now_us: int) -> reserves_pb2.Evidence:

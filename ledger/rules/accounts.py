@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
-from ledger import state as books
+from ledger import records
 from ledger.errors import refusal
 from ledger.rules.checks import (
     BOOK,
@@ -54,7 +54,7 @@ _ACTIVE = HolderState.HOLDER_STATE_ACTIVE
 _OWN_PLACES: Final = frozenset({"ledger", "transit", "divergence"})
 
 
-def refresh_profile(state: State, account: books.Account) -> None:
+def refresh_profile(state: State, account: records.Account) -> None:
     """Recompute the profile of an account: which (country, class) its holder has, or 0 where a movement needs a closer look."""
     profiles = state.profiles
     if account.number >= len(profiles):
@@ -92,7 +92,7 @@ def change_holder(state: State, holder: str, /, **changes: Any) -> None:
 
 def add_account(state: State, name: str, number: int, holder: str) -> None:
     """Book a new account."""
-    account = books.Account(name=name, number=number, holder=holder)
+    account = records.Account(name=name, number=number, holder=holder)
     state.put(state.counters, "account", number)
     state.put(state.accounts, name, account)
     state.put(state.account_names, number, name)
@@ -128,7 +128,7 @@ def decide_register(state: State, command: RegisterHolderRequest, context: Conte
 
 
 def evolve_registered(state: State, event: HolderRegistered, decided: Decided) -> None:
-    state.put(state.holders, event.holder, books.Holder(event.holder, event.country, event.investor_class, _ACTIVE, broker=event.broker))
+    state.put(state.holders, event.holder, records.Holder(event.holder, event.country, event.investor_class, _ACTIVE, broker=event.broker))
 
 
 _AMENDABLE: Final = ("country", "investor_class", "state", "broker")
@@ -191,7 +191,7 @@ def decide_close(state: State, command: CloseAccountRequest, context: Context) -
     return [AccountClosed(account=account.name)]
 
 
-def _check_nothing_due(state: State, account: books.Account) -> None:
+def _check_nothing_due(state: State, account: records.Account) -> None:
     """Refuse while something may still come to an account: units of orders, entitlements, receivables that it funded."""
     due = [
         *(f"subscription {number}" for number, order in sorted(state.subscriptions.items()) if order.account == account.name),

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 from google.protobuf import descriptor_pool
 
 from ledger.errors import refusal
+from ledger.records import Approval, ApprovalPolicy
 from ledger.rules.checks import check_enum, check_id, check_length, check_text, time_us, utc_text
 from ledger.rules.context import entry_index
-from ledger.state import Approval, ApprovalPolicy
 from stockledger.v1 import (
     accounts_pb2,
     approvals_pb2,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ledger.arithmetic import MULTIPLIER_MAX, UNITS_MAX
 from ledger.errors import refusal
-from ledger.state import FIRST_ACCOUNT_NUMBER, NEVER
+from ledger.records import NEVER
+from ledger.state import FIRST_ACCOUNT_NUMBER
 from stockledger.v1.accounts_pb2 import HolderState
 from stockledger.v1.common_pb2 import Operation
 from stockledger.v1.errors_pb2 import Reason
@@ -19,7 +20,8 @@ from stockledger.v1.errors_pb2 import Reason
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
-    from ledger.state import Account, EligibilityRule, Holder, Instrument, State
+    from ledger.records import Account, EligibilityRule, Holder, Instrument
+    from ledger.state import State
 
 OPERATION_TRANSFER = Operation.OPERATION_TRANSFER
 BOOK = "book"

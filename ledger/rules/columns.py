@@ -24,7 +24,8 @@ from ledger.state import FIRST_ACCOUNT_NUMBER
 from stockledger.v1.errors_pb2 import Reason
 
 if TYPE_CHECKING:
-    from ledger.state import Account, Instrument, State
+    from ledger.records import Account, Instrument
+    from ledger.state import State
     from stockledger.v1.common_pb2 import LegColumns
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ledger import state as books
+from ledger import records
 from ledger.errors import refusal
 from ledger.rules.checks import check_country, check_date, check_enum, check_present
 from ledger.rules.instruments import change_instrument, find_usable
@@ -54,7 +54,7 @@ def decide_set(state: State, command: SetEligibilityRequest, context: Context) -
 
 def evolve_set(state: State, event: EligibilitySet, decided: Decided) -> None:
     """Keep the rules by effective date; sorting is stable, so of two for one date the later set one stays later, and wins."""
-    rule = books.EligibilityRule(
+    rule = records.EligibilityRule(
         effective_date=event.rule.effective_date,
         allowed_countries=frozenset(event.rule.allowed_countries),
         barred_countries=frozenset(event.rule.barred_countries),

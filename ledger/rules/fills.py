@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ledger.arithmetic import SHARES_SCALE, divide_ceiling, divide_floor, units_of_shares_e8_floor
 from ledger.errors import refusal
+from ledger.records import Fill
 from ledger.rules.checks import (
     OPERATION_TRANSFER,
     check_date,
@@ -31,7 +32,6 @@ from ledger.rules.checks import (
     check_units_or_zero,
     find_book_account,
 )
-from ledger.state import Fill
 from stockledger.v1 import issuance_pb2
 from stockledger.v1.errors_pb2 import Reason
 from stockledger.v1.instruments_pb2 import InstrumentKind
@@ -40,8 +40,9 @@ from stockledger.v1.issuance_pb2 import FillsRescaled, RescaledFill
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ledger.records import Account, Instrument, Redemption, Subscription
     from ledger.rules.context import Decided
-    from ledger.state import Account, Instrument, Redemption, State, Subscription
+    from ledger.state import State
 
 FILLS_PER_EVENT_MAX: Final = 1_000
 """A rescaled fill takes up to 57 bytes, an entry 65,535."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ledger.errors import refusal
+from ledger.records import FrozenUnits
 from ledger.rules.accounts import change_account, change_holder
 from ledger.rules.checks import (
     check_account_open,
@@ -28,7 +29,6 @@ from ledger.rules.checks import (
     find_holder,
     find_instrument,
 )
-from ledger.state import FrozenUnits
 from stockledger.v1.accounts_pb2 import (
     AccountFrozen,
     AccountUnfrozen,

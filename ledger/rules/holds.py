@@ -16,6 +16,7 @@ import heapq
 from typing import TYPE_CHECKING, Any, Final
 
 from ledger.errors import refusal
+from ledger.records import NEVER, Hold
 from ledger.rules.checks import (
     OPERATION_TRANSFER,
     check_free,
@@ -32,7 +33,6 @@ from ledger.rules.checks import (
     utc_text,
 )
 from ledger.rules.transfers import check_two_accounts
-from ledger.state import NEVER, Hold
 from stockledger.v1 import holds_pb2
 from stockledger.v1.corporate_actions_pb2 import TakeDueStepsRequest, TakeDueStepsResponse
 from stockledger.v1.errors_pb2 import Reason

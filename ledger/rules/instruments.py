@@ -14,6 +14,7 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from ledger import records
 from ledger import state as books
 from ledger.arithmetic import MULTIPLIER_SCALE
 from ledger.errors import refusal
@@ -147,7 +148,7 @@ def _check_identity(command: RegisterInstrumentRequest) -> None:
 
 def evolve_registered(state: State, event: InstrumentRegistered, decided: Decided) -> None:
     new = event.instrument
-    record = books.Instrument(
+    record = records.Instrument(
         symbol=new.symbol,
         number=new.number,
         name=new.name,
@@ -169,7 +170,7 @@ def evolve_registered(state: State, event: InstrumentRegistered, decided: Decide
     state.put(state.books, new.number, books.Book())
 
 
-def find_usable(state: State, symbol: str) -> books.Instrument:
+def find_usable(state: State, symbol: str) -> records.Instrument:
     """Return an instrument that is not retired."""
     instrument = find_instrument(state, symbol)
     if instrument.retired:

@@ -17,9 +17,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Final
 
-from ledger import state as books
+from ledger import records
 from ledger.arithmetic import units_of_shares_e8_floor
 from ledger.errors import refusal
+from ledger.records import NEVER
 from ledger.rules.checks import (
     check_eligible,
     check_free,
@@ -46,7 +47,7 @@ from ledger.rules.fills import (
 )
 from ledger.rules.holds import open_hold, take_from_hold
 from ledger.rules.reserves import check_reserve
-from ledger.state import ISSUANCE, NEVER
+from ledger.state import ISSUANCE
 from stockledger.v1.common_pb2 import Operation
 from stockledger.v1.errors_pb2 import Reason
 from stockledger.v1.holds_pb2 import HoldPurpose
@@ -73,8 +74,9 @@ from stockledger.v1.issuance_pb2 import (
 )
 
 if TYPE_CHECKING:
+    from ledger.records import Account, Instrument, Subscription
     from ledger.rules.context import Context, Decided
-    from ledger.state import Account, Instrument, State, Subscription
+    from ledger.state import State
 
 OPERATION_ISSUE: Final = Operation.OPERATION_ISSUE
 
@@ -168,7 +170,7 @@ def decide_request(state: State, command: RequestSubscriptionRequest, context: C
 
 def evolve_requested(state: State, event: SubscriptionRequested, decided: Decided) -> None:
     number = event.subscription
-    subscription = books.Subscription(
+    subscription = records.Subscription(
         subscription=number,
         instrument=event.instrument,
         account=event.account,
@@ -178,7 +180,7 @@ def evolve_requested(state: State, event: SubscriptionRequested, decided: Decide
     )
     state.put(state.counters, "subscription", number)
     state.put(state.subscriptions, number, subscription)
-    hold = books.Hold(
+    hold = records.Hold(
         hold=event.hold,
         instrument=state.instruments[event.cash_instrument].number,
         account=state.accounts[event.account].number,

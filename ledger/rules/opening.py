@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from ledger.errors import refusal
+from ledger.records import Account
 from ledger.rules.approvals import default_policies
-from ledger.state import OWN_ACCOUNTS, Account
+from ledger.state import OWN_ACCOUNTS
 from stockledger.v1.errors_pb2 import Reason
 from stockledger.v1.events_pb2 import LedgerOpened
 

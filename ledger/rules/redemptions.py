@@ -17,9 +17,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Final
 
-from ledger import state as books
+from ledger import records
 from ledger.arithmetic import SHARES_SCALE, shares_e8_of_units_ceiling, units_of_shares_e8_ceiling
 from ledger.errors import refusal
+from ledger.records import NEVER
 from ledger.rules.checks import (
     check_eligible,
     check_free,
@@ -47,7 +48,7 @@ from ledger.rules.fills import (
 )
 from ledger.rules.holds import open_hold, take_from_hold
 from ledger.rules.reserves import check_settled_time, confirm_delivery_events, find_custody_account_of, reserve_events
-from ledger.state import ISSUANCE, NEVER
+from ledger.state import ISSUANCE
 from stockledger.v1.common_pb2 import Operation
 from stockledger.v1.errors_pb2 import Reason
 from stockledger.v1.holds_pb2 import HoldPurpose
@@ -75,8 +76,9 @@ from stockledger.v1.redemptions_pb2 import (
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+    from ledger.records import Account, Instrument, Redemption
     from ledger.rules.context import Context, Decided
-    from ledger.state import Account, Instrument, Redemption, State
+    from ledger.state import State
 
 OPERATION_REDEEM: Final = Operation.OPERATION_REDEEM
 
@@ -165,7 +167,7 @@ def decide_request(state: State, command: RequestRedemptionRequest, context: Con
 
 def evolve_requested(state: State, event: RedemptionRequested, decided: Decided) -> None:
     number = event.redemption
-    redemption = books.Redemption(
+    redemption = records.Redemption(
         redemption=number,
         instrument=event.instrument,
         account=event.account,
@@ -177,7 +179,7 @@ def evolve_requested(state: State, event: RedemptionRequested, decided: Decided)
     )
     state.put(state.counters, "redemption", number)
     state.put(state.redemptions, number, redemption)
-    hold = books.Hold(
+    hold = records.Hold(
         hold=event.hold,
         instrument=state.instruments[event.instrument].number,
         account=state.accounts[event.account].number,

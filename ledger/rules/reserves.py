@@ -31,7 +31,7 @@ from nacl.bindings import crypto_core_ed25519_is_valid_point
 from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
-from ledger import state as books
+from ledger import records
 from ledger.arithmetic import shares_e8_of_units_ceiling
 from ledger.errors import LedgerError, refusal
 from ledger.rules.checks import (
@@ -77,9 +77,10 @@ from stockledger.v1.reserves_pb2 import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ledger.records import Evidence, Instrument
     from ledger.rules.context import Context, Decided
     from ledger.rules.statements import Statement
-    from ledger.state import Evidence, Instrument, State
+    from ledger.state import State
 
 PUBLIC_KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
@@ -208,7 +209,7 @@ def reserve_events(
     return []
 
 
-def find_custody_account(state: State, name: str) -> books.CustodyAccount:
+def find_custody_account(state: State, name: str) -> records.CustodyAccount:
     """Return a custody account by its id."""
     account = state.custody_accounts.get(name)
     if account is None:
@@ -218,7 +219,7 @@ def find_custody_account(state: State, name: str) -> books.CustodyAccount:
     return account
 
 
-def find_custody_account_of(state: State, name: str, instrument: Instrument) -> books.CustodyAccount:
+def find_custody_account_of(state: State, name: str, instrument: Instrument) -> records.CustodyAccount:
     """Return a custody account that backs an instrument.
 
     Raises: NotFound CUSTODY_ACCOUNT_NOT_FOUND; RuleViolated CUSTODY_ACCOUNT_TAKEN, if it backs another one.
@@ -333,7 +334,7 @@ def _check_public_key(field: str, key: bytes) -> bytes:
     return key
 
 
-def find_custodian(state: State, custodian: str, field: str = "custodian") -> books.Custodian:
+def find_custodian(state: State, custodian: str, field: str = "custodian") -> records.Custodian:
     """Return a custodian or agent by its id."""
     found = state.custodians.get(custodian)
     if found is None:
@@ -356,7 +357,7 @@ def decide_register(state: State, command: RegisterCustodianRequest, context: Co
 
 def evolve_registered(state: State, event: CustodianRegistered, decided: Decided) -> None:
     new = event.custodian
-    state.put(state.custodians, new.custodian, books.Custodian(new.custodian, new.name, new.public_key, new.agent))
+    state.put(state.custodians, new.custodian, records.Custodian(new.custodian, new.name, new.public_key, new.agent))
 
 
 def decide_rotate(state: State, command: RotateCustodianKeyRequest, context: Context) -> list[CustodianKeyRotated]:
@@ -397,14 +398,14 @@ def decide_open(state: State, command: OpenCustodyAccountRequest, context: Conte
     return [CustodyAccountOpened(custody_account=account)]
 
 
-def _taken(account: books.CustodyAccount) -> LedgerError:
+def _taken(account: records.CustodyAccount) -> LedgerError:
     message = f"custody account {account.custody_account} backs {account.instrument}"
     return refusal(Reason.REASON_CUSTODY_ACCOUNT_TAKEN, message, custody_account=account.custody_account, instrument=account.instrument)
 
 
 def evolve_opened(state: State, event: CustodyAccountOpened, decided: Decided) -> None:
     new = event.custody_account
-    account = books.CustodyAccount(new.custody_account, new.custodian, new.isin, new.instrument)
+    account = records.CustodyAccount(new.custody_account, new.custodian, new.isin, new.instrument)
     of_instrument = state.custody_accounts_of_instrument
     state.put(state.custody_accounts, account.custody_account, account)
     state.put(of_instrument, account.instrument, (*of_instrument.get(account.instrument, ()), account.custody_account))
@@ -436,7 +437,7 @@ def _check_times(statement: Statement, now_us: int) -> None:
     _check_not_ahead("as_of_time", statement.as_of_time_us, now_us)
 
 
-def _check_signature(command: RecordEvidenceRequest, signer: books.Custodian, account: books.CustodyAccount) -> None:
+def _check_signature(command: RecordEvidenceRequest, signer: records.Custodian, account: records.CustodyAccount) -> None:
     """Refuse a signature that does not verify, or of somebody who may not sign for the custody account."""
     by_custodian = command.kind == EvidenceKind.EVIDENCE_KIND_CUSTODIAN_SIGNED
     if by_custodian and signer.custodian != account.custodian:
@@ -512,7 +513,7 @@ def decide_record(
 def _evidence_after(state: State, event: EvidenceRecorded, index: int) -> Evidence:
     """Return the evidence of a custody account as recorded, with the receipts and deliveries known already that settled later."""
     last = state.evidence.get(event.custody_account)
-    evidence = books.Evidence(
+    evidence = records.Evidence(
         custody_account=event.custody_account,
         kind=event.kind,
         signer=event.signer,

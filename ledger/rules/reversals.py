@@ -43,8 +43,9 @@ from stockledger.v1.transfers_pb2 import (
 )
 
 if TYPE_CHECKING:
+    from ledger.records import Account, Instrument
     from ledger.rules.context import Context, Decided
-    from ledger.state import Account, Instrument, State
+    from ledger.state import State
     from stockledger.v1.events_pb2 import Entry
 
 

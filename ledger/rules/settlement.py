@@ -49,8 +49,9 @@ from stockledger.v1.settlement_pb2 import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from ledger.records import Account, Hold, Instrument
     from ledger.rules.context import Context, Decided
-    from ledger.state import Account, Hold, Instrument, State
+    from ledger.state import State
 
 MOVEMENTS_MIN: Final = 2
 MOVEMENTS_MAX: Final = 64

@@ -38,8 +38,9 @@ from stockledger.v1.transfers_pb2 import (
 )
 
 if TYPE_CHECKING:
+    from ledger.records import Account, Instrument
     from ledger.rules.context import Context, Decided
-    from ledger.state import Account, Instrument, State
+    from ledger.state import State
 
 
 def check_two_accounts(source: str, destination: str) -> None:

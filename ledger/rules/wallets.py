@@ -45,8 +45,9 @@ from stockledger.v1.common_pb2 import Movement
 from stockledger.v1.errors_pb2 import Reason
 
 if TYPE_CHECKING:
+    from ledger.records import Account
     from ledger.rules.context import Context, Decided
-    from ledger.state import Account, State
+    from ledger.state import State
 
 CHAIN_ID_MAX: Final = (1 << 63) - 37
 """Half of 2^64 - 1, less 36 (EIP-2294): what fits everywhere."""

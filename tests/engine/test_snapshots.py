@@ -14,9 +14,10 @@ from scenario import account, enforcer, holder, stock
 
 from ledger import Ledger, LedgerError, snapshots
 from ledger.log.snapshot import read_snapshot, write_snapshot
+from ledger.records import Approval, EligibilityRule, Evidence, Fill, FrozenUnits, Hold, Instrument, Subscription
 from ledger.replay import latest_state
 from ledger.snapshots import VERSION, decode_state, encode_state, write_latest
-from ledger.state import Approval, Book, EligibilityRule, Evidence, Fill, FrozenUnits, Hold, Instrument, State, Subscription
+from ledger.state import Book, State
 from stockledger.v1.common_pb2 import Operation
 from stockledger.v1.instruments_pb2 import HaltInstrumentRequest
 

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from ledger import vectors
 from ledger.arithmetic import UNITS_MAX
 from ledger.errors import LedgerError
+from ledger.records import NEVER, Account, EligibilityRule, FrozenUnits, Hold, Holder, Instrument
 from ledger.rules import columns, settlement
 from ledger.rules.batches import decide_batch, evolve_batch
 from ledger.rules.context import Context
 from ledger.rules.holds import open_hold
 from ledger.rules.settlement import decide_trades, evolve_trades
-from ledger.state import NEVER, Account, Book, EligibilityRule, FrozenUnits, Hold, Holder, Instrument, State
+from ledger.state import Book, State
 from stockledger.v1.common_pb2 import LegColumns
 from stockledger.v1.holds_pb2 import HoldPurpose
 from stockledger.v1.settlement_pb2 import SettleTradesRequest

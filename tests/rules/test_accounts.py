@@ -9,7 +9,8 @@ from primary_market import ONE, USDC, issue, market
 from scenario import Scenario, account, holder, stock, two_holders
 from steps import check_repeat
 
-from ledger.state import FIRST_ACCOUNT_NUMBER, Entitlement
+from ledger.records import Entitlement
+from ledger.state import FIRST_ACCOUNT_NUMBER
 from stockledger.v1.accounts_pb2 import (
     AccountClosed,
     AccountOpened,

@@ -9,8 +9,8 @@ from scenario import Scenario, account, holder, stock, two_holders
 
 from ledger import vectors
 from ledger.arithmetic import UNITS_MAX
+from ledger.records import FrozenUnits
 from ledger.rules.batches import LEGS_MAX
-from ledger.state import FrozenUnits
 from stockledger.v1.accounts_pb2 import AmendHolderRequest, CloseAccountRequest, HolderState
 from stockledger.v1.common_pb2 import LegColumns, Operation
 from stockledger.v1.holds_pb2 import PlaceHoldRequest

@@ -14,10 +14,10 @@ from steps import check_repeat
 
 import ledger
 from ledger.engine import ENTRY_BYTES_MAX
+from ledger.records import NEVER
 from ledger.rules.accounts import add_account
 from ledger.rules.corporate_actions import effects, lifecycle
 from ledger.rules.corporate_actions.handlers import Handler, find_handlers
-from ledger.state import NEVER
 from stockledger.v1.accounts_pb2 import AmendHolderRequest, FreezeHolderRequest, HolderState, UnfreezeHolderRequest
 from stockledger.v1.common_pb2 import Operation
 from stockledger.v1.corporate_actions_pb2 import (

@@ -10,8 +10,8 @@ from scenario import START_US, Scenario, account, stock, two_holders
 
 from ledger.arithmetic import UNITS_MAX
 from ledger.errors import LedgerError
+from ledger.records import NEVER, FrozenUnits, Hold
 from ledger.rules.holds import due_holds, open_hold
-from ledger.state import NEVER, FrozenUnits, Hold
 from stockledger.v1.accounts_pb2 import AmendHolderRequest, CloseAccountRequest, HolderState
 from stockledger.v1.common_pb2 import Operation
 from stockledger.v1.corporate_actions_pb2 import TakeDueStepsRequest

@@ -10,9 +10,10 @@ from scenario import START_US, Scenario, account, cash, holder, stock
 
 from ledger.arithmetic import UNITS_MAX
 from ledger.errors import LedgerError
+from ledger.records import Account, Fill, Subscription
 from ledger.rules.checks import utc_text
 from ledger.rules.fills import FILLS_PER_EVENT_MAX, apply_rescaled_fills, cash_of_shares_ceiling, rescale_open_fills
-from ledger.state import FIRST_ACCOUNT_NUMBER, Account, Fill, Subscription
+from ledger.state import FIRST_ACCOUNT_NUMBER
 from stockledger.v1.accounts_pb2 import (
     AmendHolderRequest,
     CloseAccountRequest,

@@ -10,8 +10,8 @@ from scenario import START_US, Scenario, account, holder, stock, two_holders
 
 from ledger import vectors
 from ledger.arithmetic import UNITS_MAX
+from ledger.records import FrozenUnits
 from ledger.rules.settlement import REFUSALS_PER_PART, TRADES_MAX, TRADES_PER_PART
-from ledger.state import FrozenUnits
 from stockledger.v1.accounts_pb2 import AmendHolderRequest, CloseAccountRequest, HolderState
 from stockledger.v1.common_pb2 import Movement, Operation
 from stockledger.v1.corporate_actions_pb2 import TakeDueStepsRequest

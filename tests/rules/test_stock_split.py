@@ -13,7 +13,7 @@ from hypothesis import strategies as some
 from scenario import Scenario
 
 from ledger.arithmetic import MULTIPLIER_MAX, UNITS_MAX
-from ledger.state import FrozenUnits
+from ledger.records import FrozenUnits
 from stockledger.v1.accounts_pb2 import FreezeHolderRequest, FreezeUnitsRequest
 from stockledger.v1.approvals_pb2 import ApproveCommandRequest
 from stockledger.v1.corporate_actions_pb2 import ActionCompleted, AnnounceActionRequest, FixEntitlementsRequest, UnitsReplaced

@@ -61,6 +61,11 @@ MUTATIONS = [
         ("        check_party(state, destination)\n", ""),
     ),
     *_of(
+        "records.py",
+        "rules/test_eligibility.py",
+        ("country in self.barred_countries or investor_class", "investor_class"),
+    ),
+    *_of(
         "state.py",
         "rules/test_transfers.py rules/test_holds.py rules/test_freezes.py rules/test_eligibility.py engine/test_requests.py",
         ("        column[source] = source_before - units", "        column[source] = source_before + units"),
@@ -68,7 +73,6 @@ MUTATIONS = [
         ("unheld = book.units[account_number] - book.held[account_number] if", "unheld = book.units[account_number] if"),
         ("        return 0 if frozen is None else frozen.units", "        return 0"),
         ("        return max(clock_us, self.last_decision_time_us + 1)", "        return max(clock_us, self.last_decision_time_us)"),
-        ("country in self.barred_countries or investor_class", "investor_class"),
         ("        if oldest > requests.low_water_second:", "        if oldest < requests.low_water_second:"),
     ),
     *_of(

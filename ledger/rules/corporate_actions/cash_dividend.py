@@ -20,7 +20,8 @@ from stockledger.v1.instruments_pb2 import ActionMethod
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from ledger.state import Action, Instrument, State
+    from ledger.records import Action, Instrument
+    from ledger.state import State
     from stockledger.v1.corporate_actions_pb2 import CashDividend
 
 _CASH_SCALE = 10**8

@@ -47,8 +47,9 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from ledger.records import Account, Action, Instrument
     from ledger.rules.context import Decided
-    from ledger.state import Account, Action, Instrument, State
+    from ledger.state import State
 
 BPS: Final = 10_000
 """Rates of tax are in 1/100 of a percent."""

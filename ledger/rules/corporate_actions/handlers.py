@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from ledger.state import Action, Instrument, State
+    from ledger.records import Action, Instrument
+    from ledger.state import State
 
 
 class Handler(NamedTuple):

@@ -22,8 +22,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
-from ledger import state as books
+from ledger import records
 from ledger.errors import refusal
+from ledger.records import NEVER
 from ledger.rules.approvals import check_role
 from ledger.rules.checks import (
     OPERATION_TRANSFER,
@@ -41,7 +42,7 @@ from ledger.rules.checks import (
 from ledger.rules.corporate_actions.effects import check_totals, why_unpaid
 from ledger.rules.corporate_actions.handlers import find_handlers
 from ledger.rules.instruments import CASH, change_instrument, find_usable
-from ledger.state import BLOCKED, ISSUANCE, NEVER, UNCLAIMED
+from ledger.state import BLOCKED, ISSUANCE, UNCLAIMED
 from stockledger.v1.approvals_pb2 import Role
 from stockledger.v1.corporate_actions_pb2 import (
     Action,
@@ -93,19 +94,19 @@ _DISTRIBUTION: Final = ActionEffect.ACTION_EFFECT_DISTRIBUTION
 # ---- what is due ----------------------------------------------------------------------------------------------------------------------
 
 
-def due_time_us(action: books.Action) -> int:
+def due_time_us(action: records.Action) -> int:
     """Return when the next step of an action falls due."""
     if action.state == _ANNOUNCED:
         return min(action.fixing_time_us, action.execution_time_us)
     return action.execution_time_us if action.state == _FIXED else NEVER
 
 
-def waiting_time_us(action: books.Action) -> int:
+def waiting_time_us(action: records.Action) -> int:
     """Return from when on others must wait for the next step of an action: a distribution that is fixed changes nothing of theirs."""
     return NEVER if action.state == _FIXED and action.effect == _DISTRIBUTION else due_time_us(action)
 
 
-def _put_action(state: State, action: books.Action) -> None:
+def _put_action(state: State, action: records.Action) -> None:
     """Book an action as it is now, and when its instrument is next due."""
     state.put(state.actions, action.action, action)
     due_us = min(waiting_time_us(other) for other in state.actions.values() if other.instrument == action.instrument)
@@ -113,7 +114,7 @@ def _put_action(state: State, action: books.Action) -> None:
         change_instrument(state, action.instrument, next_due_time_us=due_us)
 
 
-def find_action(state: State, name: str) -> books.Action:
+def find_action(state: State, name: str) -> records.Action:
     """Return an action by its id."""
     check_present(action=name)
     action = state.actions.get(name)
@@ -122,12 +123,12 @@ def find_action(state: State, name: str) -> books.Action:
     return action
 
 
-def _unfit(action: books.Action, why: str) -> Exception:
+def _unfit(action: records.Action, why: str) -> Exception:
     name = ActionState.Name(ActionState.ValueType(action.state))
     return refusal(Reason.REASON_STATE_UNFIT, f"{action.action} {why}", action=action.action, state=name)
 
 
-def _check_due(state: State, action: books.Action, now_us: int) -> None:
+def _check_due(state: State, action: records.Action, now_us: int) -> None:
     """Refuse a step before its time, and before an earlier one of another action."""
     due_us = due_time_us(action)
     if now_us < due_us:
@@ -219,7 +220,7 @@ def _moment_us(moment: Timestamp) -> int:
 
 def evolve_announced(state: State, event: ActionAnnounced, decided: Decided) -> None:
     new = event.action
-    action = books.Action(
+    action = records.Action(
         action=new.action,
         instrument=new.instrument,
         state=_ANNOUNCED,
@@ -258,10 +259,10 @@ def decide_fix(state: State, command: FixEntitlementsRequest, context: Context) 
 
 def evolve_fixed(state: State, event: EntitlementsFixed, decided: Decided) -> None:
     name = event.action
-    before = state.entitlements.get(name) or books.Entitlement((), (), int(event.multiplier))
+    before = state.entitlements.get(name) or records.Entitlement((), (), int(event.multiplier))
     accounts, units = before.accounts + tuple(event.accounts), before.units + tuple(event.units)
     assert len(accounts) == len(units), "columns are equally long"
-    state.put(state.entitlements, name, books.Entitlement(accounts, units, before.multiplier))
+    state.put(state.entitlements, name, records.Entitlement(accounts, units, before.multiplier))
     _put_action(state, dataclasses.replace(state.actions[name], state=_FIXED))
 
 

@@ -1,0 +1,58 @@
+"""The request ids that are remembered, so that a repeated request is booked once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def by_second(request_ids: Sequence[bytes], principal: str, locations: range) -> dict[int, dict[bytes, int]]:
+    """Return the keys of requests and their locations, by the second in which the ids were made; many are mostly of the same."""
+    suffix = principal.encode()
+    first, last = (int.from_bytes(edge(request_ids)[:6], "big") // 1000 for edge in (min, max))
+    if first == last:
+        return {first: dict(zip([request_id + suffix for request_id in request_ids], locations, strict=True))}
+    found: dict[int, dict[bytes, int]] = {}
+    for location, request_id in zip(locations, request_ids, strict=True):
+        second = int.from_bytes(request_id[:6], "big") // 1000
+        if second not in found:
+            found[second] = {}
+        found[second][request_id + suffix] = location
+    return found
+
+
+class RequestWindow:
+    """The request ids that were booked within the window, in bounded memory.
+
+    Ids are kept by the second of their own UUIDv7 time, so that forgetting is dropping whole seconds. The low-water mark never falls;
+    it rises when the window is over or the count is exceeded, but never into the last minute.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[int, dict[bytes, int]] = {}
+        self.count = 0
+        self.low_water_second = 0
+
+    def find(self, key: bytes, id_time_ms: int) -> int | None:
+        """Return where a request (16 bytes of id, then the principal) was booked: index << 16 | position, or None."""
+        bucket = self.seconds.get(id_time_ms // 1000)
+        return None if bucket is None else bucket.get(key)
+
+    def all_new(self, request_ids: Sequence[bytes], principal: str, latest_ms: int) -> bool:
+        """Return whether these ids all lie within the window, up to a moment, and none was booked or stands twice."""
+        first_ms, last_ms = (int.from_bytes(edge(request_ids)[:6], "big") for edge in (min, max))
+        if first_ms < self.low_water_second * 1000 or last_ms > latest_ms or len(set(request_ids)) < len(request_ids):
+            return False
+        found = by_second(request_ids, principal, range(len(request_ids)))
+        return all(self.seconds[second].keys().isdisjoint(new) for second, new in found.items() if second in self.seconds)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RequestWindow) and (self.seconds, self.count, self.low_water_second) == (
+            other.seconds,
+            other.count,
+            other.low_water_second,
+        )
+
+    __hash__ = None  # type: ignore[assignment]
