@@ -117,12 +117,12 @@ def decide_bind(state: State, command: BindWalletRequest, context: Context) -> l
         message = f"signature has {len(command.signature)} bytes, one of {command.account} has {length}"
         raise refusal(Reason.REASON_FIELD_MALFORMED, message, field="signature", bytes=len(command.signature), needed=length)
     holder = find_holder(state, command.holder)
+    check_wallet_signature(state.ledger_id, command)  # before anything of the wallet's state: a stranger learns nothing of it
     bound = state.accounts.get(command.account)
     if bound is not None:
         message = f"{bound.name} is bound to holder {bound.holder} already"
         raise refusal(Reason.REASON_WALLET_BOUND, message, account=bound.name, holder=bound.holder)
     check_holder(holder)
-    check_wallet_signature(state.ledger_id, command)
     return [WalletBound(account=command.account, number=next_account_number(state), holder=command.holder, signature=command.signature)]
 
 

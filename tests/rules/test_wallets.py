@@ -274,18 +274,28 @@ def test_a_high_s_is_refused(books: Scenario) -> None:
 
 def test_a_wallet_is_bound_once_for_ever(books: Scenario) -> None:
     books.given(bind(), FreezeHolderRequest(holder="h-2", legal_reference="OFAC 2026-11"))
-    books.when(bind(holder="h-2", signature=bytes(65))).raises("WALLET_BOUND", account=EVM_WALLET, holder="h-1")
+    books.when(bind(holder="h-2")).raises("WALLET_BOUND", account=EVM_WALLET, holder="h-1")
     books.when(bind()).raises("WALLET_BOUND")
     books.when(bind(EVM_WALLET.replace(":1:", ":8453:"))).accepted()
     books.given(CloseAccountRequest(account=EVM_WALLET)).when(bind()).raises("WALLET_BOUND")
 
 
+def test_who_cannot_sign_learns_nothing_of_a_wallet(books: Scenario) -> None:
+    """Bound or not, of a holder who may act or not: without the wallet's own signature the answer is the same."""
+    books.given(bind(), FreezeHolderRequest(holder="h-1", legal_reference="OFAC 2026-11"))
+    free = f"eip155:1:{to_checksum_address(bytes(20))}"
+    for wallet in (EVM_WALLET, free):
+        for of in ("h-1", "h-2"):
+            books.when(bind(wallet, of, signature=bytes(65))).raises("SIGNATURE_INVALID", signer=wallet)
+            assert not {"holder", "state", "legal_reference"} & books.error.metadata.keys()
+
+
 def test_who_may_not_act_binds_nothing(books: Scenario) -> None:
     books.given(AmendHolderRequest(holder="h-1", state=HolderState.HOLDER_STATE_SUSPENDED))
     books.given(FreezeHolderRequest(holder="h-1", legal_reference="OFAC 2026-11"))
-    books.when(bind(signature=bytes(65))).raises("HOLDER_NOT_ACTIVE")
+    books.when(bind()).raises("HOLDER_NOT_ACTIVE")
     books.given(AmendHolderRequest(holder="h-1", state=HolderState.HOLDER_STATE_ACTIVE))
-    books.when(bind(signature=bytes(65))).raises("HOLDER_FROZEN")
+    books.when(bind()).raises("HOLDER_FROZEN")
     books.when(bind(holder="h-2")).accepted()
 
 

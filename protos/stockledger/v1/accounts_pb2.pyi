@@ -915,7 +915,7 @@ class BindWalletRequest(_message.Message):
     """Bind a wallet to a holder by the wallet's own signature over the text
     "stockledger: bind <account> to holder <holder> in ledger <ledger id>": on EVM an EIP-191 personal message, signed by the address's own key with low s;
     on Solana the plain Ed25519 signature of the text's UTF-8 bytes. A contract's wallet (ERC-1271) has no key and cannot be bound this way.
-    Refusals in order: FIELD_MISSING, FIELD_MALFORMED, HOLDER_NOT_FOUND, WALLET_BOUND, HOLDER_NOT_ACTIVE, HOLDER_FROZEN, SIGNATURE_INVALID.
+    Refusals in order: FIELD_MISSING, FIELD_MALFORMED, HOLDER_NOT_FOUND, SIGNATURE_INVALID, WALLET_BOUND, HOLDER_NOT_ACTIVE, HOLDER_FROZEN.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
