@@ -30,7 +30,7 @@ from ledger.reads.books import holding_units
 from ledger.records import NEVER
 from ledger.request_ids import AHEAD_MS_MAX, RequestIds, format_request_id, parse_request_id, request_digest, request_id_time_ms
 from ledger.rules import ARITHMETIC_VERSION, EVENT_FIELDS, RULES, TOPICS, decide, fold
-from ledger.rules.checks import check_id, time_us, utc_text
+from ledger.rules.checks import check_id, check_not_late, time_us, utc_text
 from ledger.rules.context import Context
 from ledger.rules.opening import FORMAT_VERSION
 from ledger.rules.packed import TRANSFERS_PER_ENTRY_MAX
@@ -59,13 +59,6 @@ COMMANDS_PER_CALL_MAX: Final = 100_000
 POLL_SECONDS: Final = 0.05
 """How often a read-only ledger that waits looks at the store."""
 _CATCH_UPS_MAX: Final = 5
-
-
-def check_not_late(not_after_us: int, now_us: int) -> None:
-    """Refuse a command that its sender does not want any more. One that was booked in time keeps its answer."""
-    if now_us > not_after_us:
-        message = f"not to be booked after {utc_text(not_after_us)}, it is {utc_text(now_us)}"
-        raise refusal(Reason.REASON_REQUEST_TOO_LATE, message, not_after_time=utc_text(not_after_us), decision_time=utc_text(now_us))
 
 
 class _Submission:

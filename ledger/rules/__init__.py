@@ -33,6 +33,7 @@ from ledger.rules import (
     transfers,
     wallets,
 )
+from ledger.rules.checks import check_not_late, time_us
 from ledger.rules.context import Context
 from stockledger.v1.approvals_pb2 import ApproveCommandRequest, ApproveCommandResponse
 from stockledger.v1.errors_pb2 import Reason
@@ -98,7 +99,8 @@ def decide_approve(state: State, command: ApproveCommandRequest, context: Contex
     if not given.completed:
         return [given]
     waiting = COMMAND_TYPES[approval.command].FromString(approval.content)
-    approvals.check_not_too_late(waiting, context.decision_time_us)
+    if waiting.HasField("not_after_time"):
+        check_not_late(time_us("not_after_time", waiting.not_after_time), context.decision_time_us)
     approvals.check_same_units(state, approval, waiting)
     requested = Context(context.decision_time_us, approval.requester, context.read_entry)
     return [given, *RULES[type(waiting)].decide(state, waiting, requested)]

@@ -21,7 +21,7 @@ from google.protobuf import descriptor_pool
 
 from ledger.errors import refusal
 from ledger.records import Approval, ApprovalPolicy
-from ledger.rules.checks import check_enum, check_id, check_length, check_text, time_us, utc_text
+from ledger.rules.checks import check_enum, check_id, check_length, check_text
 from ledger.rules.context import entry_index
 from stockledger.v1 import (
     accounts_pb2,
@@ -190,15 +190,6 @@ def decide_decline(state: State, command: DeclineCommandRequest, context: Contex
 
 def evolve_declined(state: State, event: CommandDeclined, decided: Decided) -> None:
     state.remove(state.approvals, event.approval)
-
-
-def check_not_too_late(waiting: Any, now_us: int) -> None:
-    """Refuse the last approval of a command that said it must not be booked any more by now."""
-    if waiting.HasField("not_after_time"):
-        not_after_us = time_us("not_after_time", waiting.not_after_time)
-        if now_us > not_after_us:
-            message = f"not to be booked after {utc_text(not_after_us)}, it is {utc_text(now_us)}"
-            raise refusal(Reason.REASON_REQUEST_TOO_LATE, message, not_after_time=utc_text(not_after_us), decision_time=utc_text(now_us))
 
 
 def check_same_units(state: State, approval: Approval, waiting: Any) -> None:

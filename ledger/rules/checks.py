@@ -137,6 +137,13 @@ def time_us(field: str, time: Timestamp) -> int:
     return time.seconds * 1_000_000 + time.nanos // 1000
 
 
+def check_not_late(not_after_us: int, now_us: int) -> None:
+    """Refuse a command that its sender does not want booked any more. One that was booked in time keeps its answer."""
+    if now_us > not_after_us:
+        message = f"not to be booked after {utc_text(not_after_us)}, it is {utc_text(now_us)}"
+        raise refusal(Reason.REASON_REQUEST_TOO_LATE, message, not_after_time=utc_text(not_after_us), decision_time=utc_text(now_us))
+
+
 def utc_date(moment_us: int) -> str:
     """Return the civil date in UTC of a moment. Example: `utc_date(0) == "1970-01-01"`."""
     return (datetime.date(1970, 1, 1) + datetime.timedelta(days=moment_us // 86_400_000_000)).isoformat()
