@@ -121,7 +121,7 @@ TABLE: Final[dict[str, str]] = {
     "CorporateActionService/FixEntitlements": " + + . . . . . + .",
     "CorporateActionService/ExecuteAction": "   + + . . . . . + .",
     "CorporateActionService/CancelAction": "    + + . . . . . . .",
-    "CorporateActionService/ReleaseEntitlement": "+ + . . . . . . .",
+    "CorporateActionService/ReleaseEntitlement": "+ + . . . . . . +",
     "CorporateActionService/TakeDueSteps": "    + + . . . + . + .",
     "CorporateActionService/GetAction": "       = = = = = = = = =",
     "CorporateActionService/ListActions": "     = = = = = = = = =",
