@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from actions import HOLDINGS, HOUR, MULTIPLIER, at, carry_out, dividend, execute, fix, holdings, set_multiplier, split, story, totals
-from scenario import Scenario, account, holder
+from scenario import Scenario, account, enforcer, holder
 from steps import check_repeat
 
 import ledger
@@ -18,7 +18,14 @@ from ledger.records import NEVER
 from ledger.rules.accounts import add_account
 from ledger.rules.corporate_actions import effects, lifecycle
 from ledger.rules.corporate_actions.handlers import Handler, find_handlers
-from stockledger.v1.accounts_pb2 import AmendHolderRequest, FreezeHolderRequest, HolderState, UnfreezeHolderRequest
+from stockledger.v1.accounts_pb2 import (
+    AmendHolderRequest,
+    FreezeAccountRequest,
+    FreezeHolderRequest,
+    HolderState,
+    UnfreezeAccountRequest,
+    UnfreezeHolderRequest,
+)
 from stockledger.v1.common_pb2 import Operation
 from stockledger.v1.corporate_actions_pb2 import (
     Action,
@@ -313,6 +320,30 @@ def test_it_may_be_paid_to_another_account_of_the_same_holder(blocked: Scenario)
     blocked.given(UnfreezeHolderRequest(holder="h-alice", legal_reference="order 8"), account("book:alice-new", "h-alice"))
     blocked.when(release(destination="book:alice-new")).accepted()
     assert holdings(blocked, "USDC")["alice-new"] == 212_500
+
+
+def test_what_a_frozen_account_is_owed_goes_to_another_one_by_an_enforcer_only(books: Scenario) -> None:
+    """The freeze of one account must not be walked around by the holder's other one."""
+    books.given(FreezeAccountRequest(account="book:alice", legal_reference="order 7"), account("book:alice-new", "h-alice"), enforcer())
+    carry_out(books, dividend())
+    assert holdings(books, "USDC")["ledger:blocked"] == 212_500
+    elsewhere = release(destination="book:alice-new")
+    books.when(release(), principal="enforcer").raises("ACCOUNT_FROZEN", legal_reference="order 7")
+    books.when(release(destination="book:alice"), principal="enforcer").raises("ACCOUNT_FROZEN")
+    books.when(elsewhere).raises("NOT_PERMITTED", principal="operator", needed="ROLE_ENFORCER")
+    books.when(elsewhere, principal="enforcer").then(
+        EntitlementReleased(
+            action="ACTION-1", account="book:alice", instrument="USDC", units=212_500, blocked=True, destination="book:alice-new"
+        )
+    )
+    assert holdings(books, "USDC")["alice-new"] == 212_500
+
+
+def test_once_unfrozen_it_goes_elsewhere_without_an_enforcer(books: Scenario) -> None:
+    books.given(FreezeAccountRequest(account="book:alice", legal_reference="order 7"), account("book:alice-new", "h-alice"))
+    carry_out(books, dividend())
+    books.given(UnfreezeAccountRequest(account="book:alice", legal_reference="order 8"))
+    books.when(release(destination="book:alice-new")).accepted()
 
 
 def test_a_holder_whose_relation_has_ended_leaves_it_unclaimed(books: Scenario) -> None:
