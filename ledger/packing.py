@@ -204,7 +204,7 @@ class Run:
                 giving, taking = (instrument.number, source.number), (instrument.number, destination.number)
                 brought = moved.get(giving, 0)
                 if state.free(*giving) + brought < units:
-                    check_free(state, instrument, source, units - brought)
+                    check_free(state, instrument, source, units, brought)
             except LedgerError as error:
                 outcomes[self.positions[place]] = error
                 continue

@@ -285,11 +285,16 @@ def check_eligible(state: State, instrument: Instrument, account: Account, now_u
         )
 
 
-def check_free(state: State, instrument: Instrument, account: Account, units: int) -> None:
-    """Refuse if an account has fewer free units than needed."""
-    free = state.free(instrument.number, account.number)
+def check_free(state: State, instrument: Instrument, account: Account, units: int, brought: int = 0) -> None:
+    """Refuse if an account has fewer free units than needed.
+
+    `brought` is what movements decided before, and not booked yet, have given the account, less what they have taken: the figures of a
+    refusal are those that the account would have had one by one. Example: of 100 units a run has taken 60 when 50 more are asked for:
+    40 are free, and needed are 50.
+    """
+    free = state.free(instrument.number, account.number) + brought
     if free < units:
-        holding = state.holding(instrument.number, account.number)
+        holding = state.holding(instrument.number, account.number) + brought
         held = state.held(instrument.number, account.number)
         frozen = state.frozen(instrument.number, account.number)
         message = f"{account.name} has {max(free, 0)} free {instrument.symbol} of {holding} (held {held}, frozen {frozen}), needed {units}"

@@ -82,7 +82,7 @@ def _check_leg(state: State, symbol: str, leg: _Leg, brought: int, now_us: int) 
     destination = account_of_number(state, leg.destination, "destination")
     check_movement(state, instrument, source, destination, now_us)
     if state.free(instrument.number, leg.source) + brought < leg.units:
-        check_free(state, instrument, source, leg.units - brought)
+        check_free(state, instrument, source, leg.units, brought)
 
 
 def is_open(instrument: Instrument, now_us: int) -> bool:

@@ -97,7 +97,7 @@ def _check_delivery_leg(state: State, movement: Movement, moved: dict[tuple[int,
     check_movement(state, instrument, source, destination, now_us)
     giving, taking = (instrument.number, source.number), (instrument.number, destination.number)
     brought = moved.get(giving, 0)
-    check_free(state, instrument, source, units - brought)
+    check_free(state, instrument, source, units, brought)
     moved[giving] = brought - units
     moved[taking] = moved.get(taking, 0) + units
 
