@@ -65,6 +65,15 @@ def check_id(field: str, value: str) -> str:
     return value
 
 
+def check_bytes(field: str, value: bytes, length: int) -> bytes:
+    """Return bytes that must be there, and of one length."""
+    if not value:
+        raise refusal(Reason.REASON_FIELD_MISSING, f"{field} is empty", field=field)
+    if len(value) != length:
+        raise refusal(Reason.REASON_FIELD_MALFORMED, f"{field} has {len(value)} bytes, it must have {length}", field=field)
+    return value
+
+
 def check_country(field: str, value: str) -> str:
     """Return an ISO 3166-1 alpha-2 country code; only its form is checked, since countries come and go."""
     if not value:

@@ -34,6 +34,8 @@ from ledger.rules.checks import (
     find_book_account,
     find_instrument,
 )
+from ledger.rules.custody import find_custody_account_of
+from ledger.rules.evidence import check_settled_time, confirm_delivery_events
 from ledger.rules.fills import (
     all_settled,
     cash_of_shares_floor,
@@ -47,7 +49,7 @@ from ledger.rules.fills import (
     replace_fill,
 )
 from ledger.rules.holds import open_hold, take_from_hold
-from ledger.rules.reserves import check_settled_time, confirm_delivery_events, find_custody_account_of, reserve_events
+from ledger.rules.reserves import reserve_events
 from ledger.state import ISSUANCE
 from stockledger.v1.common_pb2 import Operation
 from stockledger.v1.errors_pb2 import Reason

@@ -16,13 +16,12 @@ from ledger import LedgerError
 from ledger.arithmetic import UNITS_MAX
 from ledger.replay import latest_state
 from ledger.rules.checks import utc_text
+from ledger.rules.custody import find_custody_account_of
+from ledger.rules.evidence import check_settled_time, confirm_delivery_events
 from ledger.rules.multipliers import evolve_changed
 from ledger.rules.reserves import (
     check_covered,
     check_reserve,
-    check_settled_time,
-    confirm_delivery_events,
-    find_custody_account_of,
     needed_shares_e8,
     reserve_events,
     reserve_shares_e8,

@@ -123,6 +123,10 @@ MUTATIONS = [
         ("    return now_us >= evidence.valid_until_time_us", "    return now_us > evidence.valid_until_time_us"),
         ("    if reserve < needed:", "    if reserve < needed - 1:"),
         ("    if symbol in state.shortfalls:", "    if False:"),
+    ),
+    *_of(
+        "rules/evidence.py",
+        "rules/test_reserves.py rules/test_boundaries.py",
         ("    if moment_us > now_us:", "    if False:"),
         ("    if as_of_us <= last.as_of_time_us or ", "    if as_of_us < last.as_of_time_us or "),
         ("    if by_custodian and signer.custodian != account.custodian:", "    if False:"),
