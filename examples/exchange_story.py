@@ -192,6 +192,7 @@ class Story:
         """Write what a custodian says he holds: `shares` at scale 1e8."""
         moment = self.started_ms // 1000 - 60 if as_of_s is None else as_of_s
         text = {
+            "ledger": self.books.ledger_id,
             "custody_account": custody_account,
             "isin": isin,
             "settled_shares_e8": shares,

@@ -43,6 +43,7 @@ with Ledger.open("sqlite:///:memory:", ledger_id="acme") as books:
     now = datetime.now(UTC).replace(microsecond=0)
     statement = json.dumps(
         {
+            "ledger": books.ledger_id,
             "custody_account": "acme-custody/1",
             "isin": "US0378331005",
             "settled_shares_e8": 10 * SHARE,

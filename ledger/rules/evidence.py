@@ -111,6 +111,13 @@ def _check_form(command: RecordEvidenceRequest) -> None:
     _check_empty("document_hash", command.document_hash, kind)
 
 
+def _check_ledger(statement: Statement, ledger_id: str) -> None:
+    """Refuse a statement made for another ledger: shares back the units of one ledger only."""
+    if statement.ledger != ledger_id:
+        message = f"the statement is for the ledger {statement.ledger}, this one is {ledger_id}"
+        raise refusal(Reason.REASON_FIELD_MALFORMED, message, field="statement.ledger", value=statement.ledger, expected=ledger_id)
+
+
 def _check_times(statement: Statement, now_us: int) -> None:
     """Refuse evidence about the future, or that was never valid. Evidence that is stale on arrival is recorded: it may be bad news."""
     if statement.valid_until_time_us <= statement.as_of_time_us:
@@ -163,6 +170,7 @@ def decide_record(
     """Valid evidence is recorded whatever it says; what it means for supply follows in the same booking."""
     _check_form(command)
     statement = parse_statement(command.statement)
+    _check_ledger(statement, state.ledger_id)
     _check_times(statement, context.decision_time_us)
     imported = command.kind == EvidenceKind.EVIDENCE_KIND_IMPORTED
     signer = None if imported else find_custodian(state, command.signer, "signer")

@@ -2,12 +2,14 @@
 
 A statement is one JSON object with exactly these members, in any order:
 
-    {"custody_account": "alpaca/AAPL-1", "isin": "US0378331005",
+    {"ledger": "acme", "custody_account": "alpaca/AAPL-1", "isin": "US0378331005",
      "settled_shares_e8": 100000000000, "pending_shares_e8": 0, "encumbered_shares_e8": 0,
      "as_of_time": "2026-11-22T17:00:00Z", "valid_until_time": "2026-11-23T17:00:00Z", "share_basis": 0}
 
-The bytes are signed and stored verbatim, so they need no canonical form. But nothing in them may be read in two ways: two members of one
-name, a number with a point or an exponent, or a time with another offset are refused, as is whatever this ledger does not know.
+`ledger` is the id of the ledger it is made for (evidence.py compares): the same shares must not back the units of another ledger too, by
+somebody's handing the statement in there. The bytes are signed and stored verbatim, so they need no canonical form. But nothing in them
+may be read in two ways: two members of one name, a number with a point or an exponent, or a time with another offset are refused, as is
+whatever this ledger does not know.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ SHARE_BASIS_MAX: Final = (1 << 31) - 1
 
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _UTC_TIME: Final = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,6}))?Z")
-_TEXTS: Final = ("custody_account", "isin", "as_of_time", "valid_until_time")
+_TEXTS: Final = ("ledger", "custody_account", "isin", "as_of_time", "valid_until_time")
 _INTEGERS: Final = ("settled_shares_e8", "pending_shares_e8", "encumbered_shares_e8", "share_basis")
 _MEMBERS: Final = frozenset(_TEXTS + _INTEGERS)
 
@@ -36,6 +38,7 @@ _MEMBERS: Final = frozenset(_TEXTS + _INTEGERS)
 class Statement:
     """What a statement says. Shares are integers at scale 1e8, times are microseconds since 1970 UTC."""
 
+    ledger: str
     custody_account: str
     isin: str
     settled_shares_e8: int
@@ -58,6 +61,7 @@ def parse_statement(data: bytes) -> Statement:
         raise _malformed(f"statement has {len(data)} bytes, at most {STATEMENT_BYTES_MAX} may be")
     members = _read_members(data)
     return Statement(
+        ledger=check_id("statement.ledger", members["ledger"]),
         custody_account=check_id("statement.custody_account", members["custody_account"]),
         isin=check_text("statement.isin", members["isin"], 12),
         settled_shares_e8=check_units_or_zero("statement.settled_shares_e8", members["settled_shares_e8"]),

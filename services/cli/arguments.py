@@ -295,7 +295,7 @@ def _add_keys(commands: _Commands) -> None:
         """  stockledger keys generate checkpoint.key --name acme.example/stockledger
   stockledger keys show checkpoint.key
   stockledger keys convert checkpoint.key --to public-pem
-  stockledger keys sign-statement alpaca.key --custody-account alpaca/AAPL-1 --isin US0378331005 --settled 1000""",
+  stockledger keys sign-statement alpaca.key --ledger-id acme --custody-account alpaca/AAPL-1 --isin US0378331005 --settled 1000""",
         store=False,
         answers=False,
     )
@@ -333,12 +333,14 @@ def _add_keys(commands: _Commands) -> None:
         "sign-statement",
         "keys:run_sign_statement",
         "sign a custodian's statement of what it holds, as a line for `apply`",
-        """  stockledger keys sign-statement alpaca.key --custody-account alpaca/AAPL-1 --isin US0378331005 --settled 1000 > evidence.jsonl
+        """  stockledger keys sign-statement alpaca.key --ledger-id acme --custody-account alpaca/AAPL-1 \\
+    --isin US0378331005 --settled 1000 > evidence.jsonl
   stockledger keys sign-statement alpaca.key --statement statement.json | stockledger apply -""",
         store=False,
     )
     sign.add_argument("file", metavar="KEY", help="the custodian's secret key; its name is the custodian's id")
     sign.add_argument("--statement", metavar="FILE", help="the statement's bytes as they are; otherwise it is made of the options below")
+    sign.add_argument("--ledger-id", metavar="ID", help="id of the ledger whose units the shares are to back; it counts in no other")
     sign.add_argument("--custody-account", metavar="ID", help="such as alpaca/AAPL-1")
     sign.add_argument("--isin", help="ISIN of the shares, or the currency of cash")
     sign.add_argument("--settled", metavar="SHARES", help="settled shares, such as 1000 or 12.5")

@@ -210,7 +210,9 @@ def _read_statement(path: str) -> bytes:
 
 def _make_statement(options: argparse.Namespace) -> bytes:
     """Write the statement that the options describe."""
-    missing = [f"--{name.replace('_', '-')}" for name in ("custody_account", "isin", "settled") if getattr(options, name) is None]
+    missing = [
+        f"--{name.replace('_', '-')}" for name in ("ledger_id", "custody_account", "isin", "settled") if getattr(options, name) is None
+    ]
     if missing:
         raise UsageError(f"a statement needs {', '.join(missing)}, or --statement FILE")
     as_of = _moment(options.as_of)
@@ -223,6 +225,7 @@ def _make_statement(options: argparse.Namespace) -> bytes:
     except (ValueError, OverflowError) as error:
         raise UsageError(f"the statement is not understood: {error}") from error
     statement = {
+        "ledger": options.ledger_id,
         "custody_account": options.custody_account,
         "isin": options.isin,
         **shares,

@@ -46,7 +46,7 @@ def attest(shares: int) -> None:
         books.execute(
             OpenCustodyAccountRequest(custody_account="alpaca/AAPLx", custodian="alpaca", isin="US0378331005", instrument="AAPLx")
         )
-        books.execute(evidence(shares, at_us=time.time_ns() // 1000))
+        books.execute(evidence(shares, at_us=time.time_ns() // 1000, ledger_id=books.ledger_id))
 
 
 def test_the_list_of_an_exchange_is_taken_as_it_is(run, files):

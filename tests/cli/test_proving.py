@@ -191,21 +191,32 @@ def test_what_is_no_key_is_refused(run, place, content):
 def test_a_statement_is_signed_as_a_line_for_apply(run):
     run("keys", "generate", "alpaca.key", "--name", "alpaca")
     public = bytes.fromhex(run("keys", "show", "alpaca.key", "--json").json["public_key_hex"])
-    options = ("--custody-account", "alpaca/1", "--isin", "US0378331005", "--settled", "1000.5", "--as-of", "2026-11-22T18:00:00+01:00")
+    options = (
+        "--ledger-id",
+        "acme",
+        "--custody-account",
+        "alpaca/1",
+        "--isin",
+        "US0378331005",
+        "--settled",
+        "1000.5",
+        "--as-of",
+        "2026-11-22T18:00:00+01:00",
+    )
     line = json.loads(run("keys", "sign-statement", "alpaca.key", *options).out)
     assert (line["command"], line["kind"], line["signer"]) == ("RecordEvidence", "EVIDENCE_KIND_CUSTODIAN_SIGNED", "alpaca")
     data = base64.b64decode(line["statement"])
     VerifyKey(public).verify(data, base64.b64decode(line["signature"]))
     statement = parse_statement(data)
-    assert (statement.settled_shares_e8, statement.as_of_time_us) == (100_050_000_000, 1_795_366_800_000_000)
+    assert (statement.ledger, statement.settled_shares_e8, statement.as_of_time_us) == ("acme", 100_050_000_000, 1_795_366_800_000_000)
     assert statement.valid_until_time_us - statement.as_of_time_us == 24 * 3_600_000_000
 
 
 def test_a_statement_of_ones_own_is_signed_as_it_is(run, place):
     run("keys", "generate", "agent.key", "--name", "verifier")
     text = (
-        b'{ "custody_account":"alpaca/1","isin":"US0378331005","settled_shares_e8":1,"pending_shares_e8":0,"encumbered_shares_e8":0,'
-        b'"as_of_time":"2026-11-22T17:00:00Z","valid_until_time":"2026-11-23T17:00:00Z","share_basis":0}\n'
+        b'{ "ledger":"acme","custody_account":"alpaca/1","isin":"US0378331005","settled_shares_e8":1,'
+        b'"pending_shares_e8":0,"encumbered_shares_e8":0,"as_of_time":"2026-11-22T17:00:00Z","valid_until_time":"2026-11-23T17:00:00Z","share_basis":0}\n'
     )
     (place / "s.json").write_bytes(text)
     line = json.loads(run("keys", "sign-statement", "agent.key", "--statement", "s.json", "--agent").out)
@@ -216,10 +227,30 @@ def test_a_statement_of_ones_own_is_signed_as_it_is(run, place):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "a statement needs --custody-account, --isin, --settled, or --statement FILE"),
-        (("--custody-account", "a/1", "--isin", "US0378331005", "--settled", "x"), "'x' is not a number such as 1.5"),
-        (("--custody-account", "a/1", "--isin", "US0378331005", "--settled", "1", "--as-of", "2026-11-22T18:00:00"), "time zone"),
-        (("--custody-account", "a 1", "--isin", "US0378331005", "--settled", "1"), "the statement would be refused: "),
+        ((), "a statement needs --ledger-id, --custody-account, --isin, --settled, or --statement FILE"),
+        (
+            ("--ledger-id", "acme", "--custody-account", "a/1", "--isin", "US0378331005", "--settled", "x"),
+            "'x' is not a number such as 1.5",
+        ),
+        (
+            (
+                "--ledger-id",
+                "acme",
+                "--custody-account",
+                "a/1",
+                "--isin",
+                "US0378331005",
+                "--settled",
+                "1",
+                "--as-of",
+                "2026-11-22T18:00:00",
+            ),
+            "time zone",
+        ),
+        (
+            ("--ledger-id", "acme", "--custody-account", "a 1", "--isin", "US0378331005", "--settled", "1"),
+            "the statement would be refused: ",
+        ),
         (("--statement", "missing.json"), "statement missing.json cannot be read"),
     ],
 )

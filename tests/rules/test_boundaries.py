@@ -65,6 +65,7 @@ def test_a_leg_without_units_among_others(books: Scenario, monkeypatch: pytest.M
 def test_one_share_in_a_hundred_million_too_few(books: Scenario) -> None:
     """100 shares are at the custodian and 100 are owed; a multiplier higher by 1e-18 would owe 1e-8 more, rounded up."""
     statement = {
+        "ledger": "test",
         "custody_account": "alpaca/1",
         "isin": "US0378331005",
         "settled_shares_e8": 100 * 10**8,

@@ -51,6 +51,7 @@ def thousand_shares() -> tuple[Any, ...]:
     """Evidence of 1,000 AAPL at a custodian, as of an hour ago and valid for a day."""
     statement = json.dumps(
         {
+            "ledger": "test",
             "custody_account": "alpaca/AAPL-1",
             "isin": "US0378331005",
             "settled_shares_e8": 1000 * 10**8,

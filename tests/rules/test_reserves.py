@@ -102,6 +102,7 @@ def custody(custody_account: str = "alpaca/AAPL-1", **changes: Any) -> OpenCusto
 def members(**changes: Any) -> dict[str, Any]:
     """Return what a statement says: 1,000 shares as of an hour ago, valid for a day."""
     fields = {
+        "ledger": "test",
         "custody_account": "alpaca/AAPL-1",
         "isin": "US0378331005",
         "settled_shares_e8": 1000 * 10**8,
@@ -401,6 +402,10 @@ MALFORMED = [
     ("FIELD_MALFORMED", "statement.settled_shares_e8", statement_of(settled_shares_e8=True)),
     ("FIELD_MALFORMED", "statement.share_basis", statement_of(share_basis=False)),
     ("FIELD_MALFORMED", "statement.pending_shares_e8", statement_of(pending_shares_e8=[1])),
+    ("FIELD_MISSING", "statement.ledger", statement_of(ledger=None, settled_shares_e8="1")),
+    ("FIELD_MISSING", "statement.ledger", statement_of(ledger="", custody_account="")),
+    ("FIELD_MALFORMED", "statement.ledger", statement_of(ledger=5)),
+    ("FIELD_MALFORMED", "statement.ledger", statement_of(ledger="a b", custody_account="")),
     ("FIELD_MISSING", "statement.custody_account", statement_of(custody_account="", settled_shares_e8=-1)),
     ("FIELD_MALFORMED", "statement.custody_account", statement_of(custody_account="a b", settled_shares_e8=-1)),
     ("FIELD_MISSING", "statement.isin", statement_of(isin="", settled_shares_e8=-1)),
@@ -428,6 +433,15 @@ MALFORMED = [
 @pytest.mark.parametrize(("reason", "field", "statement"), MALFORMED)
 def test_a_statement_is_read_strictly(books: Scenario, reason: str, field: str, statement: bytes) -> None:
     books.when(evidence(statement=statement, signer="nobody")).raises(reason, field=field)
+
+
+def test_a_statement_counts_in_the_ledger_it_is_made_for_only(books: Scenario) -> None:
+    """Signed truly, by the custodian of both ledgers; but the same shares would then back the units of both."""
+    for kind in (CUSTODIAN_SIGNED, IMPORTED):
+        replayed = evidence(kind, ledger="another")
+        books.when(replayed).raises("FIELD_MALFORMED", field="statement.ledger", value="another", expected="test")
+    books.when(evidence(ledger="another", valid_until_time=utc_text(START_US - 2 * HOUR_US))).raises("FIELD_MALFORMED")
+    books.when(evidence()).accepted()
 
 
 def test_a_statement_may_be_as_long_as_it_may_be_and_times_as_fine(books: Scenario) -> None:

@@ -45,6 +45,7 @@ def at(hours: float) -> Timestamp:
 def evidence(symbol: str, *, shares_e8: int = 10**16, share_basis: int = 0, hours: float = -1) -> RecordEvidenceRequest:
     """Return an imported statement about the shares (or cash) behind an instrument."""
     statement = {
+        "ledger": "test",
         "custody_account": f"bank/{symbol}",
         "isin": ISINS[symbol],
         "settled_shares_e8": shares_e8,

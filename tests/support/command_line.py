@@ -49,12 +49,13 @@ def run_process(*arguments: object, stdin: str = "", **environment: str) -> Done
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def statement(shares: int, *, at_us: int = START_US, symbol: str = "AAPLx", isin: str = "US0378331005") -> bytes:
+def statement(shares: int, *, at_us: int = START_US, symbol: str = "AAPLx", isin: str = "US0378331005", ledger_id: str = "acme") -> bytes:
     def utc(moment_us: int) -> str:
         return timestamp(moment_us).ToJsonString()
 
     return json.dumps(
         {
+            "ledger": ledger_id,
             "custody_account": f"alpaca/{symbol}",
             "isin": isin,
             "settled_shares_e8": shares * 10**8,
@@ -84,7 +85,7 @@ def fill_books(books: Ledger, now_us: int) -> None:
         account("book:bob", "h-2"),
         RegisterCustodianRequest(custodian="alpaca", name="Alpaca", public_key=bytes(CUSTODIAN_KEY.verify_key)),
         OpenCustodyAccountRequest(custody_account="alpaca/AAPLx", custodian="alpaca", isin="US0378331005", instrument="AAPLx"),
-        evidence(1000, at_us=now_us),
+        evidence(1000, at_us=now_us, ledger_id=books.ledger_id),
         IssueUnitsRequest(instrument="AAPLx", account="book:alice", units=1_050_000_000),
         TransferUnitsRequest(instrument="AAPLx", source="book:alice", destination="book:bob", units=150_000_000, reference="first"),
     ]

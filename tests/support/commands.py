@@ -180,6 +180,7 @@ def evidence(state: Any, account: str, settled_shares_e8: int = 10**15, age_us: 
     known = state.custody_accounts.get(account)
     backed = state.instruments.get(known.instrument) if known is not None else None
     members = {
+        "ledger": state.ledger_id,
         "custody_account": account,
         "isin": known.isin if known is not None else "US0378331005",
         "settled_shares_e8": settled_shares_e8,

@@ -132,6 +132,7 @@ MUTATIONS = [
         ("    if by_custodian and signer.custodian != account.custodian:", "    if False:"),
         ("    if statement.isin != account.isin:", "    if False:"),
         ("    if basis != instrument.share_basis:", "    if False:"),
+        ("    if statement.ledger != ledger_id:", "    if False:"),
     ),
     *_of(
         "rules/reversals.py",

@@ -36,6 +36,7 @@ def moment(hours: float) -> Timestamp:
 def evidence(shares: int, custody_account: str = "alpaca/AAPL-1", isin: str = "US0378331005", **changes: Any) -> RecordEvidenceRequest:
     """Return signed evidence of whole shares (or currency) as of an hour before the start, valid for a day."""
     members = {
+        "ledger": "test",
         "custody_account": custody_account,
         "isin": isin,
         "settled_shares_e8": shares * ONE,

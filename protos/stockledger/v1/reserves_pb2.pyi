@@ -479,8 +479,8 @@ Global___OpenCustodyAccountResponse: _TypeAlias = OpenCustodyAccountResponse  # 
 
 @_typing.final
 class RecordEvidenceRequest(_message.Message):
-    """Record evidence of what a custody account holds. `statement` is a JSON object with exactly the members custody_account, isin,
-    settled_shares_e8, pending_shares_e8, encumbered_shares_e8 (integers, 0 to 2^62), as_of_time, valid_until_time (RFC 3339, UTC, ending in Z, to the
+    """Record evidence of what a custody account holds. `statement` is a JSON object with exactly the members ledger (the id of
+    this ledger, so that it counts in no other), custody_account, isin, settled_shares_e8, pending_shares_e8, encumbered_shares_e8 (integers, 0 to 2^62), as_of_time, valid_until_time (RFC 3339, UTC, ending in Z, to the
     microsecond), share_basis (integer); at most 4096 bytes of UTF-8. Valid evidence is always recorded, also when it is bad news; then a shortfall is
     raised in the same booking. Needs approval if imported. Refusals: FIELD_*, UNITS_*, DATES_OUT_OF_ORDER (valid_until_time not after as_of_time, or
     as_of_time ahead), CUSTODIAN_NOT_FOUND, CUSTODY_ACCOUNT_NOT_FOUND (or of another isin), SIGNATURE_INVALID (or not of who may sign for it),
@@ -506,7 +506,7 @@ class RecordEvidenceRequest(_message.Message):
     signer: _builtins.str
     """Custodian or agent whose key signed; empty if imported. Example: "alpaca"."""
     statement: _builtins.bytes
-    """The statement, stored verbatim. Example: {"custody_account":"alpaca/AAPL-1",...}."""
+    """The statement, stored verbatim. Example: {"ledger":"acme","custody_account":"alpaca/AAPL-1",...}."""
     signature: _builtins.bytes
     """Ed25519 signature over the bytes of statement, 64 bytes; empty if imported. Example: 0x92a0...."""
     document_hash: _builtins.bytes
@@ -828,7 +828,7 @@ class EvidenceRecorded(_message.Message):
     signer: _builtins.str
     """Custodian or agent whose key signed; the requester if imported. Example: "alpaca"."""
     statement: _builtins.bytes
-    """The statement, verbatim. Example: {"custody_account":"alpaca/AAPL-1",...}."""
+    """The statement, verbatim. Example: {"ledger":"acme","custody_account":"alpaca/AAPL-1",...}."""
     signature: _builtins.bytes
     """The signature, verbatim. Example: 0x92a0...."""
     document_hash: _builtins.bytes
