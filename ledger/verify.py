@@ -27,6 +27,7 @@ from ledger.digest import state_digest
 from ledger.errors import DataLoss, InvalidRequest, LedgerError, RuleViolated, refusal
 from ledger.log.checkpoint import parse_checkpoint
 from ledger.log.store import open_log
+from ledger.log.store_url import redact_url
 from ledger.log.tiles import TileDirectory
 from ledger.replay import parse_entry
 from ledger.request_ids import AHEAD_MS_MAX, format_request_id, request_id_time_ms
@@ -112,7 +113,7 @@ def verify_store(url: str, *, ledger_id: str | None = None, keys: Iterable[Verif
     Raises: Unavailable STORE_UNAVAILABLE; NotFound LEDGER_NOT_FOUND. Damage is not raised, it is what the report is about.
     """
     known = tuple(keys)
-    report = Report(source=url, keys_given=bool(known))
+    report = Report(source=redact_url(url), keys_given=bool(known))
     try:
         log = open_log(url, read_only=True, ledger_id=ledger_id)
     except DataLoss as error:

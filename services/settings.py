@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ledger.engine import DEFAULT_PRINCIPAL, REQUEST_WINDOW_COUNT, REQUEST_WINDOW_SECONDS
+from ledger.log.store_url import redact_url
 from services.grpc_server.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def shown_value(settings: Settings, name: str) -> str:
     if text.startswith(SECRET_KEY_START):
         name_and_id = text.removeprefix(SECRET_KEY_START).split("+")[:2]
         return "+".join([SECRET_KEY_START.rstrip("+"), *name_and_id, _HIDDEN])
-    return re.sub(r"(://[^:/@]*):[^@/]*@", rf"\1:{_HIDDEN}@", text)
+    return redact_url(text) if "://" in text or name == "store" else text
 
 
 def _from_file(named: str | None) -> dict[str, tuple[Any, str]]:
@@ -151,5 +151,5 @@ def _parse(name: str, value: Any, where: str) -> Any:
             return number
         raise SettingsError(f"{name} of {where} is {value!r}, it must be a whole number {'not below' if least == 0 else 'above'} zero")
     if not isinstance(value, str):
-        raise SettingsError(f"{name} of {where} is {value!r}, it must be a text")
+        raise SettingsError(f"{name} of {where} is of type {type(value).__name__}, it must be a text")
     return value

@@ -40,6 +40,7 @@ from psycopg.rows import dict_row
 from ledger.errors import LedgerError, refusal
 from ledger.log.backend import RightEdge, Row
 from ledger.log.merkle import Tile
+from ledger.log.store_url import redact_url
 from stockledger.v1.errors_pb2 import Reason
 
 BUSY_TIMEOUT_SECONDS = 5
@@ -153,21 +154,31 @@ class PostgresUrl(NamedTuple):
     shown: str
     """The URL without its password, for messages."""
 
+    def __repr__(self) -> str:
+        return f"PostgresUrl({self.shown!r})"
+
+
+def _is_understood(connection: str) -> bool:
+    """Tell whether libpq can read a URL. What it says of one that it cannot may hold its password, and is not passed on."""
+    try:
+        conninfo_to_dict(connection)
+    except psycopg.ProgrammingError:
+        return False
+    return True
+
 
 def parse_url(url: str) -> PostgresUrl:
     """Take the ledger's id out of a URL: `postgresql://user@host/database?ledger=acme`.
 
     Raises: InvalidRequest FIELD_MALFORMED.
     """
-    shown = re.sub(r"(password=)[^&]*", r"\1***", re.sub(r"://([^:@/?]*):.*@", r"://\1:***@", url))
+    shown = redact_url(url)
     base, _, query = url.partition("?")
     options = [option for option in query.split("&") if option]
     ids = [unquote(option.removeprefix("ledger=")) for option in options if option.startswith("ledger=")]
     rest = "&".join(option for option in options if not option.startswith("ledger="))
     connection = f"{base}?{rest}" if rest else base
-    try:
-        conninfo_to_dict(connection)
-    except psycopg.ProgrammingError:
+    if not _is_understood(connection):
         _malformed(shown, "is not understood")
     if len(ids) > 1 or any(not _LEDGER_ID.fullmatch(ledger_id) for ledger_id in ids):
         _malformed(shown, "names a ledger that is not 1 to 64 of letters, digits, '.', '_', '/' and '-'")

@@ -20,6 +20,7 @@ from ledger.log.backend import Backend, RightEdge, Row
 from ledger.log.checkpoint import VerifierKey, open_note, parse_checkpoint
 from ledger.log.merkle import HASH_BYTES, TILE_HEIGHT, TILE_WIDTH, Growth, Tree, leaf_hashes
 from ledger.log.sqlite_backend import SqliteBackend
+from ledger.log.store_url import redact_url
 from stockledger.v1.errors_pb2 import Reason
 
 ENTRY_BYTES_MAX = 65_535
@@ -574,7 +575,8 @@ def _unavailable(failure: LedgerError, url: str) -> LedgerError:
 
 
 def _malformed_url(url: str, what: str) -> NoReturn:
-    raise refusal(Reason.REASON_FIELD_MALFORMED, f"the store {url!r} {what}", field="store", value=url)
+    shown = redact_url(url)
+    raise refusal(Reason.REASON_FIELD_MALFORMED, f"the store {shown!r} {what}", field="store", value=shown)
 
 
 __all__ = [

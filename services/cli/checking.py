@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ledger import replay, snapshots
 from ledger.digest import state_digest
 from ledger.errors import refusal
+from ledger.log.store_url import redact_url
 from ledger.state import State
 from ledger.verify import audit_export, verify_store
 from services.cli.outcome import DAMAGED, DONE, UsageError
@@ -78,7 +79,7 @@ def run_snapshot(options: argparse.Namespace) -> int:
     settings = settings_of(options)
     path = settings.snapshot or snapshots.snapshot_path_of(settings.store)
     if path is None:
-        raise refusal(Reason.REASON_STATE_UNFIT, f"{settings.store} has no place for a snapshot; name a file", needed="a file")
+        raise refusal(Reason.REASON_STATE_UNFIT, f"{redact_url(settings.store)} has no place for a snapshot; name a file", needed="a file")
     with Progress() as progress, open_store(settings) as log:
         size = snapshots.write_latest(log, path, progress.of("snapshot"))
     if options.json:

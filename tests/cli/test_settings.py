@@ -31,7 +31,8 @@ def test_lists_and_numbers_come_from_the_environment_too():
     [
         ('stor = "x"', "stockledger.toml sets stor, which is not a setting (did you mean store?)"),
         ("zzz = 1", "stockledger.toml sets zzz, which is not a setting"),
-        ("store = 5", "store of stockledger.toml is 5, it must be a text"),
+        ("store = 5", "store of stockledger.toml is of type int, it must be a text"),
+        ('store = ["postgresql://u:hunter2@h/d"]', "store of stockledger.toml is of type list, it must be a text"),
         ('request_window_count = "many"', "request_window_count of stockledger.toml is 'many', it must be a whole number above zero"),
         ("request_window_count = true", "request_window_count of stockledger.toml is True, it must be a whole number above zero"),
         ("approvers = [1]", "approvers of stockledger.toml is [1], it must be a list of texts"),
@@ -55,7 +56,9 @@ def test_a_named_file_must_be_there():
     [
         ("signing_key", SECRET, "PRIVATE+KEY+example.com/acme+a020c344+(hidden)"),
         ("signing_key", "checkpoint.key", "checkpoint.key"),
-        ("store", "postgresql://ledger:hunter2@db/books", "postgresql://ledger:(hidden)@db/books"),
+        ("store", "postgresql://ledger:hunter2@db/books", "postgresql://ledger:***@db/books"),
+        ("store", "postgresql://db/books?password=hunter2&ledger=a", "postgresql://db/books?password=***&ledger=a"),
+        ("store", "password=hunter2", "password=***"),
         ("store", "sqlite:///books.db", "sqlite:///books.db"),
         ("approvers", ("carol", "dave"), "carol, dave"),
         ("request_window_count", 5, "5"),
@@ -89,3 +92,14 @@ def test_config_for_people(run):
     done = run("config")
     assert done.lines[0].split() == ["setting", "value", "from", "meaning"]
     assert "sqlite:///stockledger.db  default" in done.out
+
+
+@pytest.mark.parametrize("command", ["config", "snapshot", "verify", "show", "serve"])
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:hunter2@127.0.0.1:1/d?ledger=acme", "postgresql://u@127.0.0.1:1/d?ledger=acme&password=hunter2"]
+)
+def test_no_command_tells_the_password_of_its_store(run, command, url):
+    more = ["log"] if command == "show" else ["--json"] if command != "serve" else []
+    done = run(command, *more, "--store", url)
+    assert "hunter2" not in done.out + done.err
+    assert "127.0.0.1:1/d" in done.out + done.err

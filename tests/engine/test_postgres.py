@@ -11,11 +11,12 @@ import psycopg
 import pytest
 from crashes import crash_rounds
 from durable import open_funded, request_id, transfer
-from scenario import check_invariants
+from scenario import check_invariants, holder
 
 from ledger import Ledger
 from ledger.errors import Unavailable
 from ledger.replay import latest_state
+from ledger.verify import verify_store
 
 
 @pytest.fixture
@@ -70,3 +71,15 @@ def test_a_server_killed_under_load_doubles_and_loses_nothing(postgres, url):
         books.log.check()
     with psycopg.connect(postgres.uri) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_report_of_a_store_tells_no_password(url):
+    """The server of the tests asks for none, so any will do."""
+    with_password = f"{url}&password=hunter2"
+    with Ledger.open(with_password) as books:
+        books.execute(holder("h-1"))
+        assert "hunter2" not in books.log.url
+    report = verify_store(with_password)
+    assert report.sound
+    assert "hunter2" not in repr(report)
+    assert "password=***" in report.source
