@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ledger import Ledger
+from ledger.snapshots import snapshot_path_of
 from services.cli.stores import settings_of, signer_of
 from services.grpc_server.server import Server
 from services.observability import start_logging
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     with books:
         books.signer = signer_of(settings, books.origin)
         asyncio.run(_serve(books, settings.server))
-        if books.size > 1 and ":memory:" not in settings.store:
+        if books.size > 1 and (settings.snapshot or snapshot_path_of(settings.store)):
             books.write_snapshot()
     return 0
 

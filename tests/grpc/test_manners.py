@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -300,6 +301,26 @@ def test_every_setting_is_documented_and_has_a_flag():
     for wrong in ("--reflection=perhaps", "--reader-threads=-1", "--reader-threads=two"):
         with pytest.raises(SettingsError):
             settings_of(build_parser().parse_args(["serve", wrong]))
+
+
+def test_serve_over_a_store_with_no_place_for_a_snapshot_ends_well(postgres, tmp_path):
+    store = postgres.new_url("market")
+    with market(store) as books:
+        size = books.size
+    command = [sys.executable, "-m", "services.cli.main", "serve", "--store", store, "--address", "127.0.0.1:0"]
+    for place in (None, tmp_path / "books.snapshot"):
+        environment = os.environ if place is None else {**os.environ, "STOCKLEDGER_SNAPSHOT": str(place)}
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        try:
+            assert next(line for line in process.stderr if line.startswith("stockledger serves"))
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0, process.stderr.read()
+        finally:
+            process.kill()
+            process.stderr.close()
+        assert place is None or place.is_file()
+    with Ledger.open(store) as books:
+        assert books.size == size
 
 
 def test_serve_as_a_process_stops_on_sigterm_and_keeps_what_it_acknowledged(tmp_path):
