@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from ledger.errors import refusal
 from ledger.reads.pages import page_of
-from ledger.rules.checks import find_holder, find_instrument
+from ledger.rules.checks import check_country, check_enum, find_holder, find_instrument
 from stockledger.v1 import accounts_pb2, instruments_pb2
 from stockledger.v1.errors_pb2 import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ledger.records import Account, Instrument
+    from ledger.records import Account, Holder, Instrument
     from ledger.state import State
 
 
@@ -88,9 +88,8 @@ def list_instruments(state: State, request: instruments_pb2.ListInstrumentsReque
     return instruments_pb2.ListInstrumentsResponse(size=state.size, next_page_token=token, instruments=found)
 
 
-def get_holder(state: State, request: accounts_pb2.GetHolderRequest, now_us: int) -> accounts_pb2.GetHolderResponse:
-    holder = find_holder(state, request.holder)
-    message = accounts_pb2.Holder(
+def holder_message(holder: Holder) -> accounts_pb2.Holder:
+    return accounts_pb2.Holder(
         holder=holder.holder,
         country=holder.country,
         investor_class=accounts_pb2.InvestorClass.ValueType(holder.investor_class),
@@ -98,7 +97,32 @@ def get_holder(state: State, request: accounts_pb2.GetHolderRequest, now_us: int
         freeze_reference=holder.freeze_reference,
         broker=holder.broker,
     )
-    return accounts_pb2.GetHolderResponse(size=state.size, holder=message)
+
+
+def get_holder(state: State, request: accounts_pb2.GetHolderRequest, now_us: int) -> accounts_pb2.GetHolderResponse:
+    return accounts_pb2.GetHolderResponse(size=state.size, holder=holder_message(find_holder(state, request.holder)))
+
+
+def list_holders(state: State, request: accounts_pb2.ListHoldersRequest, now_us: int) -> accounts_pb2.ListHoldersResponse:
+    """List the holders that every filter that is set lets through."""
+    if request.country:
+        check_country("country", request.country)
+    if request.investor_class:
+        check_enum("investor_class", request.investor_class, accounts_pb2.InvestorClass)
+    if request.state:
+        check_enum("state", request.state, accounts_pb2.HolderState)
+    wanted = (
+        name
+        for name, holder in state.holders.items()
+        if request.country in ("", holder.country)
+        and request.investor_class in (0, holder.investor_class)
+        and request.state in (0, holder.state)
+        and (not request.HasField("broker") or request.broker == holder.broker)
+        and (not request.frozen or holder.freeze_reference)
+    )
+    page, token = page_of(request, wanted)
+    found = [holder_message(state.holders[name]) for name in page]
+    return accounts_pb2.ListHoldersResponse(size=state.size, next_page_token=token, holders=found)
 
 
 def get_account(state: State, request: accounts_pb2.GetAccountRequest, now_us: int) -> accounts_pb2.GetAccountResponse:
@@ -143,6 +167,7 @@ READS = {
     instruments_pb2.GetInstrumentRequest: get_instrument,
     instruments_pb2.ListInstrumentsRequest: list_instruments,
     accounts_pb2.GetHolderRequest: get_holder,
+    accounts_pb2.ListHoldersRequest: list_holders,
     accounts_pb2.GetAccountRequest: get_account,
     accounts_pb2.ListAccountsRequest: list_accounts,
     accounts_pb2.GetHoldingRequest: get_holding,

@@ -170,8 +170,8 @@ another list; `show` without WHAT names them all.
 NAME narrows it down: the instrument of a register, the account of holdings, the index of an entry of the log.""",
     )
     show.add_argument("what", nargs="?", default="", metavar="WHAT", help="what to show")
-    show.add_argument("name", nargs="?", metavar="NAME", help="of which instrument, account, holder or number")
-    for name in ("instrument", "account", "holder", "principal"):
+    show.add_argument("name", nargs="?", metavar="NAME", help="of which instrument, account, holder, action or number")
+    for name in ("instrument", "account", "holder", "principal", "country", "broker"):
         show.add_argument(f"--{name}", dest=f"of_{name}", metavar="NAME", help=f"only of this {name}")
     show.add_argument("--kind", metavar="EVENT", help="log: only entries of this event, such as units_transferred")
     show.add_argument("--from-index", type=int, default=0, metavar="N", help="log: from this index on; -20 is the last twenty")

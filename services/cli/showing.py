@@ -1,7 +1,7 @@
 """`stockledger show`: what stands in the books, for people and for machines.
 
-Every list that the ledger can read is shown, by its name: ListReceivables is `show receivables`. Four things are put together here, since
-no one read gives them: all holders, all supplies, holdings of everybody, and the log.
+Every list that the ledger can read is shown, by its name: ListReceivables is `show receivables`. Three things are put together here, since
+no one read gives them: all supplies, holdings of everybody, and the log.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 LIMIT_DEFAULT: Final = 100
 LOG: Final = "log"
-_FILTERS: Final = ("instrument", "account", "holder", "principal")
+_FILTERS: Final = ("instrument", "account", "holder", "principal", "country", "broker")
 _DETAIL_LENGTH: Final = 100
 
 
@@ -147,8 +147,8 @@ def _matching(items: Iterable[Any], filters: dict[str, str]) -> Iterator[Any]:
 
 
 def _holders(books: Books, filters: dict[str, str]) -> Iterator[Any]:
-    answers = (books.read(accounts_pb2.GetHolderRequest(holder=holder)) for holder in sorted(books.state.holders))
-    return _matching((answer.holder for answer in answers), filters)
+    """Give all holders, or the one whose id is asked for: a list by id cannot be asked to narrow that down."""
+    return _matching(books.read_all(accounts_pb2.ListHoldersRequest), filters)
 
 
 def _supplies(books: Books, filters: dict[str, str]) -> Iterator[Any]:

@@ -68,6 +68,7 @@ TABLE: Final[dict[str, str]] = {
     "AccountService/BindWallet": "              + . . . o . . . .",
     "AccountService/RecoverWallet": "           . . . . . . . . +",
     "AccountService/GetHolder": "               + + + . o . + + +",
+    "AccountService/ListHolders": "             + + + . o . + + +",
     "AccountService/GetAccount": "              + + + . o + + + +",
     "AccountService/ListAccounts": "            + + + . o . + + +",
     "AccountService/GetHolding": "              + + + . o + + + +",

@@ -84,7 +84,7 @@ HARMLESS: Final = frozenset(
     {
         *("request_id", "validate_only", "page_size", "page_token", "size", "old_size", "start_index", "stop_when_caught_up"),
         *("seconds", "nanos", "limit", "last", "units", "cash_units", "released_units", "position", "fill"),
-        *("country", "investor_class", "state", "name", "cause", "reference", "delivery_reference", "in_kind"),
+        *("country", "investor_class", "state", "frozen", "name", "cause", "reference", "delivery_reference", "in_kind"),
         *("cash_instrument", "purpose", "signature", "each_on_its_own", "number", "kind"),
     }
 )

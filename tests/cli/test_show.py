@@ -41,6 +41,12 @@ instrument  supply units      authorised units  multiplier
 ----------  ------------  --------------------  ----------
 AAPLx        10.50000000  100,000,000.00000000           1
 """,
+    ("holders",): """
+holder  country  investor class  state   freeze reference  broker
+------  -------  --------------  ------  ----------------  ------
+h-1     DE       retail          active
+h-2     FR       retail          active
+""",
     ("accounts", "--holder", "h-1"): """
 account     number  holder  closed  freeze reference
 ----------  ------  ------  ------  ----------------
@@ -111,6 +117,9 @@ def test_json_has_everything_in_protobuf_json(show):
     [
         (("holders", "--json"), 2),
         (("holders", "h-2", "--json"), 1),
+        (("holders", "--country", "FR", "--json"), 1),
+        (("holders", "--country", "FR", "--holder", "h-1", "--json"), 0),
+        (("holders", "--broker", "broker-a", "--json"), 0),
         (("holdings", "--json"), 3),
         (("holdings", "book:bob", "--json"), 1),
         (("holdings", "--instrument", "USDC", "--json"), 0),
@@ -134,6 +143,7 @@ def test_filters(show, arguments, count):
         (("register",), 1, "FIELD_MISSING: instrument is empty"),
         (("holdings", "book:zoe"), 1, "ACCOUNT_NOT_FOUND: no account 'book:zoe'"),
         (("supply", "--holder", "h-1"), 64, "supply cannot be narrowed down by holder"),
+        (("accounts", "--country", "DE"), 64, "accounts cannot be narrowed down by country"),
         (("holding",), 64, "'holding' is not among them (did you mean holdings?)"),
         (("log", "x"), 64, "the index of an entry is a whole number, not 'x'"),
         (("log", "16"), 1, "INDEX_BEYOND_LOG: index 16 is beyond the log of 16"),

@@ -202,6 +202,17 @@ def test_a_filtered_list_is_complete_and_has_no_holes(broker):
     assert {h.account for page in pages for h in page.holdings} == own
 
 
+def test_a_broker_lists_his_own_holders_only(broker):
+    pages = pages_of(broker, "AccountService/ListHolders", accounts_pb2.ListHoldersRequest(page_size=3))
+    holders = [holder for page in pages for holder in page.holders]
+    assert {"broker-a/alice", "broker-a/bob"} <= {holder.holder for holder in holders}
+    assert {holder.broker for holder in holders} == {"broker-a"}
+    own = accounts_pb2.ListHoldersRequest(broker="broker-a", page_size=1000)
+    assert list(broker.call("AccountService/ListHolders", own).holders) == holders
+    for other in ("broker-b", ""):
+        assert broker.reason("AccountService/ListHolders", accounts_pb2.ListHoldersRequest(broker=other)) == "NOT_PERMITTED"
+
+
 def test_page_tokens_are_good_for_one_query_and_one_principal(broker, server):
     rpc = "AccountService/ListAccounts"
     with Client(server.address, "broker-b") as other:

@@ -9,6 +9,7 @@ from primary_market import ONE, USDC, issue, market
 from scenario import Scenario, account, holder, stock, two_holders
 from steps import check_repeat
 
+from ledger import LedgerError
 from ledger.records import Entitlement
 from ledger.state import FIRST_ACCOUNT_NUMBER
 from stockledger.v1.accounts_pb2 import (
@@ -23,10 +24,12 @@ from stockledger.v1.accounts_pb2 import (
     HolderState,
     InvestorClass,
     ListAccountsRequest,
+    ListHoldersRequest,
     OpenAccountRequest,
     RegisterHolderRequest,
     UnfreezeHolderRequest,
 )
+from stockledger.v1.common_pb2 import AsOf
 from stockledger.v1.issuance_pb2 import FillSubscriptionRequest, RequestSubscriptionRequest, SettleFillRequest
 from stockledger.v1.redemptions_pb2 import RequestRedemptionRequest
 from stockledger.v1.transfers_pb2 import TransferUnitsRequest
@@ -129,6 +132,55 @@ def test_a_registration_that_lapsed_stops_all_accounts_until_it_is_active(books:
 
 
 # ---- opened --------------------------------------------------------------------------------------------------------------------------
+
+
+def listed(books: Scenario, **fields: Any) -> list[str]:
+    """Return the holders of a list, all pages."""
+    request, found = ListHoldersRequest(page_size=2, **fields), []
+    while True:
+        answer = books.books.execute(request)
+        assert answer.size == books.books.size
+        found += [each.holder for each in answer.holders]
+        if not answer.next_page_token:
+            return found
+        request.page_token = answer.next_page_token
+
+
+def test_holders_are_listed_by_what_they_are() -> None:
+    institution = InvestorClass.INVESTOR_CLASS_INSTITUTION
+    of_broker = holder("h-4", "FR")
+    of_broker.broker = "broker-a"
+    books = Scenario().given(holder("h-3", "FR", institution), holder("h-1"), holder("h-2"), of_broker)
+    books.given(AmendHolderRequest(holder="h-2", state=HolderState.HOLDER_STATE_SUSPENDED))
+    books.given(FreezeHolderRequest(holder="h-3", legal_reference="order 7"))
+    assert listed(books) == ["h-1", "h-2", "h-3", "h-4"]
+    assert listed(books, country="FR") == ["h-3", "h-4"]
+    assert listed(books, country="FR", investor_class=institution) == ["h-3"]
+    assert listed(books, state=HolderState.HOLDER_STATE_SUSPENDED) == ["h-2"]
+    assert listed(books, state=HolderState.HOLDER_STATE_ACTIVE, country="DE") == ["h-1"]
+    assert listed(books, broker="broker-a") == ["h-4"]
+    assert listed(books, broker="") == ["h-1", "h-2", "h-3"]
+    assert listed(books, frozen=True) == ["h-3"]
+    assert listed(books, country="IT") == []
+    found = books.books.execute(ListHoldersRequest(broker="broker-a")).holders
+    assert found[0] == books.books.execute(GetHolderRequest(holder="h-4")).holder
+    before = books.books.execute(ListHoldersRequest(as_of=AsOf(size=2)))
+    assert (before.size, [each.holder for each in before.holders]) == (2, ["h-3"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"country": "Germany"}, "country"),
+        ({"investor_class": 99}, "investor_class"),
+        ({"state": 99}, "state"),
+        ({"page_size": 1001}, "page_size"),
+    ],
+)
+def test_a_list_of_holders_that_cannot_be_is_refused(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(LedgerError) as caught:
+        Scenario().books.execute(ListHoldersRequest(**fields))
+    assert (caught.value.reason_name, caught.value.metadata["field"]) == ("FIELD_MALFORMED", field)
 
 
 def test_account_numbers_are_dense_from_16_on() -> None:

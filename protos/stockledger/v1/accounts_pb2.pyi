@@ -1553,6 +1553,92 @@ class GetHolderResponse(_message.Message):
 Global___GetHolderResponse: _TypeAlias = GetHolderResponse  # noqa: Y015
 
 @_typing.final
+class ListHoldersRequest(_message.Message):
+    """List holders by id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AS_OF_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    COUNTRY_FIELD_NUMBER: _builtins.int
+    INVESTOR_CLASS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    BROKER_FIELD_NUMBER: _builtins.int
+    FROZEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most this many items, 1 to 1,000; 0: 100. Example: 50."""
+    page_token: _builtins.str
+    """next_page_token of the page before; empty: the first page. Example: "h-1001"."""
+    country: _builtins.str
+    """Only of this country; empty: all. Example: "DE"."""
+    investor_class: Global___InvestorClass.ValueType
+    """Only of this class; unspecified: all. Example: INVESTOR_CLASS_RETAIL."""
+    state: Global___HolderState.ValueType
+    """Only in this state; unspecified: all. Example: HOLDER_STATE_SUSPENDED."""
+    broker: _builtins.str
+    """Only of this broker, or of none if it is set and empty; absent: all. Example: "broker-a"."""
+    frozen: _builtins.bool
+    """Only those who are frozen as a whole. Example: true."""
+    @_builtins.property
+    def as_of(self) -> _common_pb2.AsOf:
+        """The state to read; absent: now. Example: size 1000."""
+
+    def __init__(
+        self,
+        *,
+        as_of: _common_pb2.AsOf | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        country: _builtins.str = ...,
+        investor_class: Global___InvestorClass.ValueType = ...,
+        state: Global___HolderState.ValueType = ...,
+        broker: _builtins.str | None = ...,
+        frozen: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_broker", b"_broker", "as_of", b"as_of", "broker", b"broker"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_broker", b"_broker", "as_of", b"as_of", "broker", b"broker", "country", b"country", "frozen", b"frozen", "investor_class", b"investor_class", "page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__broker: _TypeAlias = _typing.Literal["broker"]  # noqa: Y015
+    _WhichOneofArgType__broker: _TypeAlias = _typing.Literal["_broker", b"_broker"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__broker) -> _WhichOneofReturnType__broker | None: ...
+
+Global___ListHoldersRequest: _TypeAlias = ListHoldersRequest  # noqa: Y015
+
+@_typing.final
+class ListHoldersResponse(_message.Message):
+    """Answer to ListHoldersRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    HOLDERS_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    """Size of the log that this answer reflects, in entries. Example: 1000."""
+    next_page_token: _builtins.str
+    """Pass it as page_token for the next page; empty: this was the last. Example: "h-1101"."""
+    @_builtins.property
+    def holders(self) -> _containers.RepeatedCompositeFieldContainer[Global___Holder]:
+        """The page. Example: [{holder: "h-1001"}]."""
+
+    def __init__(
+        self,
+        *,
+        size: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
+        holders: _abc.Iterable[Global___Holder] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holders", b"holders", "next_page_token", b"next_page_token", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHoldersResponse: _TypeAlias = ListHoldersResponse  # noqa: Y015
+
+@_typing.final
 class GetAccountRequest(_message.Message):
     """Read one account."""
 

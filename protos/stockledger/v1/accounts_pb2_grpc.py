@@ -100,6 +100,11 @@ class AccountServiceStub:
                 request_serializer=stockledger_dot_v1_dot_accounts__pb2.GetHolderRequest.SerializeToString,
                 response_deserializer=stockledger_dot_v1_dot_accounts__pb2.GetHolderResponse.FromString,
                 _registered_method=True)
+        self.ListHolders = channel.unary_unary(
+                '/stockledger.v1.AccountService/ListHolders',
+                request_serializer=stockledger_dot_v1_dot_accounts__pb2.ListHoldersRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_accounts__pb2.ListHoldersResponse.FromString,
+                _registered_method=True)
         self.GetAccount = channel.unary_unary(
                 '/stockledger.v1.AccountService/GetAccount',
                 request_serializer=stockledger_dot_v1_dot_accounts__pb2.GetAccountRequest.SerializeToString,
@@ -222,6 +227,13 @@ class AccountServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListHolders(self, request, context):
+        """List holders. Example: those of DE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetAccount(self, request, context):
         """Read an account. Example: book:alice.
         """
@@ -324,6 +336,11 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     servicer.GetHolder,
                     request_deserializer=stockledger_dot_v1_dot_accounts__pb2.GetHolderRequest.FromString,
                     response_serializer=stockledger_dot_v1_dot_accounts__pb2.GetHolderResponse.SerializeToString,
+            ),
+            'ListHolders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHolders,
+                    request_deserializer=stockledger_dot_v1_dot_accounts__pb2.ListHoldersRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_accounts__pb2.ListHoldersResponse.SerializeToString,
             ),
             'GetAccount': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAccount,
@@ -703,6 +720,33 @@ class AccountService:
             '/stockledger.v1.AccountService/GetHolder',
             stockledger_dot_v1_dot_accounts__pb2.GetHolderRequest.SerializeToString,
             stockledger_dot_v1_dot_accounts__pb2.GetHolderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHolders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.AccountService/ListHolders',
+            stockledger_dot_v1_dot_accounts__pb2.ListHoldersRequest.SerializeToString,
+            stockledger_dot_v1_dot_accounts__pb2.ListHoldersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,8 @@ class AccountServiceStub:
     """Move everything off a lost account. Example: affidavit 2026-117."""
     GetHolder: _grpc.UnaryUnaryMultiCallable[_accounts_pb2.GetHolderRequest, _accounts_pb2.GetHolderResponse]
     """Read a holder. Example: h-1001."""
+    ListHolders: _grpc.UnaryUnaryMultiCallable[_accounts_pb2.ListHoldersRequest, _accounts_pb2.ListHoldersResponse]
+    """List holders. Example: those of DE."""
     GetAccount: _grpc.UnaryUnaryMultiCallable[_accounts_pb2.GetAccountRequest, _accounts_pb2.GetAccountResponse]
     """Read an account. Example: book:alice."""
     ListAccounts: _grpc.UnaryUnaryMultiCallable[_accounts_pb2.ListAccountsRequest, _accounts_pb2.ListAccountsResponse]
@@ -101,6 +103,8 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """Move everything off a lost account. Example: affidavit 2026-117."""
     GetHolder: _aio.UnaryUnaryMultiCallable[_accounts_pb2.GetHolderRequest, _accounts_pb2.GetHolderResponse]  # type: ignore[assignment]
     """Read a holder. Example: h-1001."""
+    ListHolders: _aio.UnaryUnaryMultiCallable[_accounts_pb2.ListHoldersRequest, _accounts_pb2.ListHoldersResponse]  # type: ignore[assignment]
+    """List holders. Example: those of DE."""
     GetAccount: _aio.UnaryUnaryMultiCallable[_accounts_pb2.GetAccountRequest, _accounts_pb2.GetAccountResponse]  # type: ignore[assignment]
     """Read an account. Example: book:alice."""
     ListAccounts: _aio.UnaryUnaryMultiCallable[_accounts_pb2.ListAccountsRequest, _accounts_pb2.ListAccountsResponse]  # type: ignore[assignment]
@@ -218,6 +222,14 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_accounts_pb2.GetHolderResponse, _abc.Awaitable[_accounts_pb2.GetHolderResponse]]:
         """Read a holder. Example: h-1001."""
+
+    @_abc_1.abstractmethod
+    def ListHolders(
+        self,
+        request: _accounts_pb2.ListHoldersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_accounts_pb2.ListHoldersResponse, _abc.Awaitable[_accounts_pb2.ListHoldersResponse]]:
+        """List holders. Example: those of DE."""
 
     @_abc_1.abstractmethod
     def GetAccount(
