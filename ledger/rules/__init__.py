@@ -179,9 +179,10 @@ def fold(state: State, entry: Entry, data: bytes) -> None:
 
 def _evolve(state: State, entry: Entry) -> None:
     kind = entry.WhichOneof("event")
-    if kind is None:
+    evolve = None if kind is None else EVOLVE.get(kind)
+    if kind is None or evolve is None:
         raise refusal(Reason.REASON_LOG_CORRUPT, f"entry {state.size} has no event this version knows", index=state.size)
-    EVOLVE[kind](state, getattr(entry, kind), entry)
+    evolve(state, getattr(entry, kind), entry)
 
 
 def _remember(state: State, entry: Entry, index: int) -> None:

@@ -27,6 +27,7 @@ PUBLIC_EVENTS: Final = frozenset(
         *("instrument_retired", "multiplier_changed", "eligibility_set", "approval_policy_set", "custodian_registered"),
         *("custodian_key_rotated", "reserve_shortfall_raised", "reserve_shortfall_ended"),
         *("action_announced", "action_completed", "action_cancelled"),
+        *("chain_registered", "chain_amended", "deployment_registered", "deployment_amended", "multiplier_scheduled"),
     }
 )
 """Announced to all; private names in them are emptied all the same."""
@@ -45,8 +46,15 @@ PRIVATE_EVENTS: Final = frozenset(
 """Seen by whom they concern."""
 REQUESTERS_EVENTS: Final = frozenset({"approval_requested"})
 """Seen by who asked."""
-HIDDEN_EVENTS: Final = frozenset({"custody_account_opened", "evidence_recorded", "receipt_confirmed", "delivery_confirmed"})
-"""Between custodians and the operator; GetReserve tells the outcome."""
+HIDDEN_EVENTS: Final = frozenset(
+    {
+        *("custody_account_opened", "evidence_recorded", "receipt_confirmed", "delivery_confirmed"),
+        *("chain_key_set", "deposit_addresses_registered", "transactions_recorded", "transactions_died", "range_observed"),
+        *("chain_reconciled", "instruction_abandoned", "divergence_raised", "divergence_resolved", "wallet_swept"),
+        *("deposit_attributed", "anchor_requested"),
+    }
+)
+"""Between custodians, workers of chains and the operator; GetReserve, GetHolding and GetInstruction tell the outcome."""
 
 
 class Columns(NamedTuple):

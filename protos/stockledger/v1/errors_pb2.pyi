@@ -86,6 +86,14 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """No such frozen units. Example: {account: "book:alice", instrument: "AAPLx"}."""
     REASON_LEDGER_NOT_FOUND: _Reason.ValueType  # 45
     """No such ledger, or the store holds another one. Example: {expected: "acme", found: "other"}."""
+    REASON_CHAIN_NOT_FOUND: _Reason.ValueType  # 46
+    """No such chain. Example: {chain: "eip155:1"}."""
+    REASON_DEPLOYMENT_NOT_FOUND: _Reason.ValueType  # 47
+    """The instrument is not on this chain. Example: {chain: "eip155:1", instrument: "AAPLx"}."""
+    REASON_INSTRUCTION_NOT_FOUND: _Reason.ValueType  # 48
+    """No such instruction, or open transaction of a chain. Example: {instruction: "4711-0"}; {key: "eip155:1:0x71C7...", sequence: "17"}."""
+    REASON_DIVERGENCE_NOT_FOUND: _Reason.ValueType  # 49
+    """No such open divergence. Example: {divergence: "3"}."""
     REASON_ALREADY_EXISTS: _Reason.ValueType  # 50
     """The id is taken. Example: {instrument: "AAPLx"}."""
     REASON_ACCOUNT_RESERVED: _Reason.ValueType  # 51
@@ -154,6 +162,22 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """The evidence counts shares from before a split. Example: {share_basis: "1", expected: "2"}."""
     REASON_WALLET_BOUND: _Reason.ValueType  # 82
     """The wallet is bound to a holder already. Example: {account: "eip155:1:0x...", holder: "h-1"}."""
+    REASON_CHAIN_INCAPABLE: _Reason.ValueType  # 83
+    """What the chain's token cannot do is asked of it. Example: {chain: "eip155:1", instrument: "AAPLx", needed: "CHAIN_CAPABILITY_FREEZE_UNITS"}."""
+    REASON_PLACE_HALTED: _Reason.ValueType  # 84
+    """A divergence stops what goes to or from this chain. Example: {chain: "eip155:1", instrument: "AAPLx", divergence: "3"}."""
+    REASON_ALLOTMENT_EXCEEDED: _Reason.ValueType  # 85
+    """More would be at a chain and on its way there than it is allotted. Example: {chain: "eip155:1", units: "90", needed: "20", allotment: "100"}."""
+    REASON_WITHDRAWAL_LIMIT_EXCEEDED: _Reason.ValueType  # 86
+    """More would leave the wallets than may. Example: {chain: "eip155:1", limit: "units_per_day_max", allowed: "100", needed: "120"}."""
+    REASON_KEY_UNFIT: _Reason.ValueType  # 87
+    """The key is not registered for this, or retired. Example: {key: "eip155:1:0x71C7...", needed: "CHAIN_KEY_ROLE_MINTER"}."""
+    REASON_SEQUENCE_TAKEN: _Reason.ValueType  # 88
+    """Another transaction has this sequence of the key, or it is used up. Example: {key: "eip155:1:0x71C7...", sequence: "17"}."""
+    REASON_INSTRUCTION_BLOCKED: _Reason.ValueType  # 89
+    """A freeze or a halt stops the instruction. Example: {instruction: "4711-0", blocked_by: "HOLDER_FROZEN"}."""
+    REASON_PROOF_INSUFFICIENT: _Reason.ValueType  # 90
+    """It is not shown that the transaction can never land. Example: {key: "eip155:1:0x71C7...", sequence: "17", position: "120", cursor: "100"}."""
     REASON_INDEX_BEYOND_LOG: _Reason.ValueType  # 100
     """The index or size asked for is beyond the log. Example: {index: "500", size: "400"}."""
     REASON_TOO_MANY_REQUESTS: _Reason.ValueType  # 101
@@ -247,6 +271,14 @@ REASON_FREEZE_NOT_FOUND: Reason.ValueType  # 44
 """No such frozen units. Example: {account: "book:alice", instrument: "AAPLx"}."""
 REASON_LEDGER_NOT_FOUND: Reason.ValueType  # 45
 """No such ledger, or the store holds another one. Example: {expected: "acme", found: "other"}."""
+REASON_CHAIN_NOT_FOUND: Reason.ValueType  # 46
+"""No such chain. Example: {chain: "eip155:1"}."""
+REASON_DEPLOYMENT_NOT_FOUND: Reason.ValueType  # 47
+"""The instrument is not on this chain. Example: {chain: "eip155:1", instrument: "AAPLx"}."""
+REASON_INSTRUCTION_NOT_FOUND: Reason.ValueType  # 48
+"""No such instruction, or open transaction of a chain. Example: {instruction: "4711-0"}; {key: "eip155:1:0x71C7...", sequence: "17"}."""
+REASON_DIVERGENCE_NOT_FOUND: Reason.ValueType  # 49
+"""No such open divergence. Example: {divergence: "3"}."""
 REASON_ALREADY_EXISTS: Reason.ValueType  # 50
 """The id is taken. Example: {instrument: "AAPLx"}."""
 REASON_ACCOUNT_RESERVED: Reason.ValueType  # 51
@@ -315,6 +347,22 @@ REASON_SHARE_BASIS_UNFIT: Reason.ValueType  # 81
 """The evidence counts shares from before a split. Example: {share_basis: "1", expected: "2"}."""
 REASON_WALLET_BOUND: Reason.ValueType  # 82
 """The wallet is bound to a holder already. Example: {account: "eip155:1:0x...", holder: "h-1"}."""
+REASON_CHAIN_INCAPABLE: Reason.ValueType  # 83
+"""What the chain's token cannot do is asked of it. Example: {chain: "eip155:1", instrument: "AAPLx", needed: "CHAIN_CAPABILITY_FREEZE_UNITS"}."""
+REASON_PLACE_HALTED: Reason.ValueType  # 84
+"""A divergence stops what goes to or from this chain. Example: {chain: "eip155:1", instrument: "AAPLx", divergence: "3"}."""
+REASON_ALLOTMENT_EXCEEDED: Reason.ValueType  # 85
+"""More would be at a chain and on its way there than it is allotted. Example: {chain: "eip155:1", units: "90", needed: "20", allotment: "100"}."""
+REASON_WITHDRAWAL_LIMIT_EXCEEDED: Reason.ValueType  # 86
+"""More would leave the wallets than may. Example: {chain: "eip155:1", limit: "units_per_day_max", allowed: "100", needed: "120"}."""
+REASON_KEY_UNFIT: Reason.ValueType  # 87
+"""The key is not registered for this, or retired. Example: {key: "eip155:1:0x71C7...", needed: "CHAIN_KEY_ROLE_MINTER"}."""
+REASON_SEQUENCE_TAKEN: Reason.ValueType  # 88
+"""Another transaction has this sequence of the key, or it is used up. Example: {key: "eip155:1:0x71C7...", sequence: "17"}."""
+REASON_INSTRUCTION_BLOCKED: Reason.ValueType  # 89
+"""A freeze or a halt stops the instruction. Example: {instruction: "4711-0", blocked_by: "HOLDER_FROZEN"}."""
+REASON_PROOF_INSUFFICIENT: Reason.ValueType  # 90
+"""It is not shown that the transaction can never land. Example: {key: "eip155:1:0x71C7...", sequence: "17", position: "120", cursor: "100"}."""
 REASON_INDEX_BEYOND_LOG: Reason.ValueType  # 100
 """The index or size asked for is beyond the log. Example: {index: "500", size: "400"}."""
 REASON_TOO_MANY_REQUESTS: Reason.ValueType  # 101

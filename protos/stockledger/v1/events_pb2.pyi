@@ -7,6 +7,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from stockledger.v1 import accounts_pb2 as _accounts_pb2
 from stockledger.v1 import approvals_pb2 as _approvals_pb2
+from stockledger.v1 import chains_pb2 as _chains_pb2
 from stockledger.v1 import corporate_actions_pb2 as _corporate_actions_pb2
 from stockledger.v1 import eligibility_pb2 as _eligibility_pb2
 from stockledger.v1 import holds_pb2 as _holds_pb2
@@ -142,6 +143,23 @@ class Entry(_message.Message):
     ACTION_COMPLETED_FIELD_NUMBER: _builtins.int
     ACTION_CANCELLED_FIELD_NUMBER: _builtins.int
     ENTITLEMENT_RELEASED_FIELD_NUMBER: _builtins.int
+    CHAIN_REGISTERED_FIELD_NUMBER: _builtins.int
+    CHAIN_AMENDED_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_REGISTERED_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_AMENDED_FIELD_NUMBER: _builtins.int
+    CHAIN_KEY_SET_FIELD_NUMBER: _builtins.int
+    DEPOSIT_ADDRESSES_REGISTERED_FIELD_NUMBER: _builtins.int
+    TRANSACTIONS_RECORDED_FIELD_NUMBER: _builtins.int
+    TRANSACTIONS_DIED_FIELD_NUMBER: _builtins.int
+    RANGE_OBSERVED_FIELD_NUMBER: _builtins.int
+    CHAIN_RECONCILED_FIELD_NUMBER: _builtins.int
+    INSTRUCTION_ABANDONED_FIELD_NUMBER: _builtins.int
+    DIVERGENCE_RAISED_FIELD_NUMBER: _builtins.int
+    DIVERGENCE_RESOLVED_FIELD_NUMBER: _builtins.int
+    WALLET_SWEPT_FIELD_NUMBER: _builtins.int
+    DEPOSIT_ATTRIBUTED_FIELD_NUMBER: _builtins.int
+    ANCHOR_REQUESTED_FIELD_NUMBER: _builtins.int
+    MULTIPLIER_SCHEDULED_FIELD_NUMBER: _builtins.int
     decision_time_us: _builtins.int
     """When it was decided, microseconds since 1970 UTC; grows from command to command. Example: 1795370400000001."""
     principal: _builtins.str
@@ -412,6 +430,74 @@ class Entry(_message.Message):
     def entitlement_released(self) -> _corporate_actions_pb2.EntitlementReleased:
         """See corporate_actions.proto. Example: {units: 2125}."""
 
+    @_builtins.property
+    def chain_registered(self) -> _chains_pb2.ChainRegistered:
+        """See chains.proto. Example: {chain: {chain: "eip155:1"}}."""
+
+    @_builtins.property
+    def chain_amended(self) -> _chains_pb2.ChainAmended:
+        """See chains.proto. Example: {chain: "eip155:1"}."""
+
+    @_builtins.property
+    def deployment_registered(self) -> _chains_pb2.DeploymentRegistered:
+        """See chains.proto. Example: {deployment: {chain: "eip155:1"}}."""
+
+    @_builtins.property
+    def deployment_amended(self) -> _chains_pb2.DeploymentAmended:
+        """See chains.proto. Example: {deployment: {chain: "eip155:1"}}."""
+
+    @_builtins.property
+    def chain_key_set(self) -> _chains_pb2.ChainKeySet:
+        """See chains.proto. Example: {key: {key: "eip155:1:0x71C7..."}}."""
+
+    @_builtins.property
+    def deposit_addresses_registered(self) -> _chains_pb2.DepositAddressesRegistered:
+        """See chains.proto. Example: {account_numbers: [20]}."""
+
+    @_builtins.property
+    def transactions_recorded(self) -> _chains_pb2.TransactionsRecorded:
+        """See chains.proto. Example: {chain: "eip155:1"}."""
+
+    @_builtins.property
+    def transactions_died(self) -> _chains_pb2.TransactionsDied:
+        """See chains.proto. Example: {chain: "eip155:1"}."""
+
+    @_builtins.property
+    def range_observed(self) -> _chains_pb2.RangeObserved:
+        """See chains.proto. Example: {chain: "eip155:1"}."""
+
+    @_builtins.property
+    def chain_reconciled(self) -> _chains_pb2.ChainReconciled:
+        """See chains.proto. Example: {chain: "eip155:1"}."""
+
+    @_builtins.property
+    def instruction_abandoned(self) -> _chains_pb2.InstructionAbandoned:
+        """See chains.proto. Example: {instruction: "4711-0"}."""
+
+    @_builtins.property
+    def divergence_raised(self) -> _chains_pb2.DivergenceRaised:
+        """See chains.proto. Example: {divergence: {divergence: 3}}."""
+
+    @_builtins.property
+    def divergence_resolved(self) -> _chains_pb2.DivergenceResolved:
+        """See chains.proto. Example: {divergence: 3}."""
+
+    @_builtins.property
+    def wallet_swept(self) -> _chains_pb2.WalletSwept:
+        """See chains.proto. Example: {raw: "150000000"}."""
+
+    @_builtins.property
+    def deposit_attributed(self) -> _chains_pb2.DepositAttributed:
+        """See chains.proto. Example: {units: 5}."""
+
+    @_builtins.property
+    def anchor_requested(self) -> _chains_pb2.AnchorRequested:
+        """See chains.proto. Example: {chain: "eip155:1"}."""
+
+    @_builtins.property
+    def multiplier_scheduled(self) -> _chains_pb2.MultiplierScheduled:
+        """See chains.proto. Example: {instrument: "NVDAx"}."""
+
     def __init__(
         self,
         *,
@@ -486,12 +572,29 @@ class Entry(_message.Message):
         action_completed: _corporate_actions_pb2.ActionCompleted | None = ...,
         action_cancelled: _corporate_actions_pb2.ActionCancelled | None = ...,
         entitlement_released: _corporate_actions_pb2.EntitlementReleased | None = ...,
+        chain_registered: _chains_pb2.ChainRegistered | None = ...,
+        chain_amended: _chains_pb2.ChainAmended | None = ...,
+        deployment_registered: _chains_pb2.DeploymentRegistered | None = ...,
+        deployment_amended: _chains_pb2.DeploymentAmended | None = ...,
+        chain_key_set: _chains_pb2.ChainKeySet | None = ...,
+        deposit_addresses_registered: _chains_pb2.DepositAddressesRegistered | None = ...,
+        transactions_recorded: _chains_pb2.TransactionsRecorded | None = ...,
+        transactions_died: _chains_pb2.TransactionsDied | None = ...,
+        range_observed: _chains_pb2.RangeObserved | None = ...,
+        chain_reconciled: _chains_pb2.ChainReconciled | None = ...,
+        instruction_abandoned: _chains_pb2.InstructionAbandoned | None = ...,
+        divergence_raised: _chains_pb2.DivergenceRaised | None = ...,
+        divergence_resolved: _chains_pb2.DivergenceResolved | None = ...,
+        wallet_swept: _chains_pb2.WalletSwept | None = ...,
+        deposit_attributed: _chains_pb2.DepositAttributed | None = ...,
+        anchor_requested: _chains_pb2.AnchorRequested | None = ...,
+        multiplier_scheduled: _chains_pb2.MultiplierScheduled | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["account_closed", b"account_closed", "account_frozen", b"account_frozen", "account_opened", b"account_opened", "account_unfrozen", b"account_unfrozen", "action_announced", b"action_announced", "action_cancelled", b"action_cancelled", "action_completed", b"action_completed", "approval_given", b"approval_given", "approval_policy_set", b"approval_policy_set", "approval_requested", b"approval_requested", "batch_transferred", b"batch_transferred", "command_declined", b"command_declined", "custodian_key_rotated", b"custodian_key_rotated", "custodian_registered", b"custodian_registered", "custody_account_opened", b"custody_account_opened", "delivery_confirmed", b"delivery_confirmed", "delivery_settled", b"delivery_settled", "distribution_paid", b"distribution_paid", "eligibility_set", b"eligibility_set", "entitlement_released", b"entitlement_released", "entitlements_fixed", b"entitlements_fixed", "event", b"event", "evidence_recorded", b"evidence_recorded", "fill_settled", b"fill_settled", "fills_rescaled", b"fills_rescaled", "hold_executed", b"hold_executed", "hold_placed", b"hold_placed", "hold_released", b"hold_released", "holder_amended", b"holder_amended", "holder_frozen", b"holder_frozen", "holder_registered", b"holder_registered", "holder_unfrozen", b"holder_unfrozen", "holds_expired", b"holds_expired", "instrument_amended", b"instrument_amended", "instrument_halted", b"instrument_halted", "instrument_registered", b"instrument_registered", "instrument_resumed", b"instrument_resumed", "instrument_retired", b"instrument_retired", "ledger_opened", b"ledger_opened", "multiplier_changed", b"multiplier_changed", "receipt_confirmed", b"receipt_confirmed", "receivable_repaid", b"receivable_repaid", "redemption_delivered", b"redemption_delivered", "redemption_ended", b"redemption_ended", "redemption_filled", b"redemption_filled", "redemption_requested", b"redemption_requested", "redemption_settled", b"redemption_settled", "reserve_shortfall_ended", b"reserve_shortfall_ended", "reserve_shortfall_raised", b"reserve_shortfall_raised", "role_granted", b"role_granted", "role_revoked", b"role_revoked", "subscription_ended", b"subscription_ended", "subscription_filled", b"subscription_filled", "subscription_requested", b"subscription_requested", "trades_settled", b"trades_settled", "transfer_reversed", b"transfer_reversed", "transfers_packed", b"transfers_packed", "units_frozen", b"units_frozen", "units_issued", b"units_issued", "units_replaced", b"units_replaced", "units_transferred", b"units_transferred", "units_transferred_by_force", b"units_transferred_by_force", "units_unfrozen", b"units_unfrozen", "wallet_bound", b"wallet_bound", "wallet_recovered", b"wallet_recovered"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account_closed", b"account_closed", "account_frozen", b"account_frozen", "account_opened", b"account_opened", "account_unfrozen", b"account_unfrozen", "action_announced", b"action_announced", "action_cancelled", b"action_cancelled", "action_completed", b"action_completed", "anchor_requested", b"anchor_requested", "approval_given", b"approval_given", "approval_policy_set", b"approval_policy_set", "approval_requested", b"approval_requested", "batch_transferred", b"batch_transferred", "chain_amended", b"chain_amended", "chain_key_set", b"chain_key_set", "chain_reconciled", b"chain_reconciled", "chain_registered", b"chain_registered", "command_declined", b"command_declined", "custodian_key_rotated", b"custodian_key_rotated", "custodian_registered", b"custodian_registered", "custody_account_opened", b"custody_account_opened", "delivery_confirmed", b"delivery_confirmed", "delivery_settled", b"delivery_settled", "deployment_amended", b"deployment_amended", "deployment_registered", b"deployment_registered", "deposit_addresses_registered", b"deposit_addresses_registered", "deposit_attributed", b"deposit_attributed", "distribution_paid", b"distribution_paid", "divergence_raised", b"divergence_raised", "divergence_resolved", b"divergence_resolved", "eligibility_set", b"eligibility_set", "entitlement_released", b"entitlement_released", "entitlements_fixed", b"entitlements_fixed", "event", b"event", "evidence_recorded", b"evidence_recorded", "fill_settled", b"fill_settled", "fills_rescaled", b"fills_rescaled", "hold_executed", b"hold_executed", "hold_placed", b"hold_placed", "hold_released", b"hold_released", "holder_amended", b"holder_amended", "holder_frozen", b"holder_frozen", "holder_registered", b"holder_registered", "holder_unfrozen", b"holder_unfrozen", "holds_expired", b"holds_expired", "instruction_abandoned", b"instruction_abandoned", "instrument_amended", b"instrument_amended", "instrument_halted", b"instrument_halted", "instrument_registered", b"instrument_registered", "instrument_resumed", b"instrument_resumed", "instrument_retired", b"instrument_retired", "ledger_opened", b"ledger_opened", "multiplier_changed", b"multiplier_changed", "multiplier_scheduled", b"multiplier_scheduled", "range_observed", b"range_observed", "receipt_confirmed", b"receipt_confirmed", "receivable_repaid", b"receivable_repaid", "redemption_delivered", b"redemption_delivered", "redemption_ended", b"redemption_ended", "redemption_filled", b"redemption_filled", "redemption_requested", b"redemption_requested", "redemption_settled", b"redemption_settled", "reserve_shortfall_ended", b"reserve_shortfall_ended", "reserve_shortfall_raised", b"reserve_shortfall_raised", "role_granted", b"role_granted", "role_revoked", b"role_revoked", "subscription_ended", b"subscription_ended", "subscription_filled", b"subscription_filled", "subscription_requested", b"subscription_requested", "trades_settled", b"trades_settled", "transactions_died", b"transactions_died", "transactions_recorded", b"transactions_recorded", "transfer_reversed", b"transfer_reversed", "transfers_packed", b"transfers_packed", "units_frozen", b"units_frozen", "units_issued", b"units_issued", "units_replaced", b"units_replaced", "units_transferred", b"units_transferred", "units_transferred_by_force", b"units_transferred_by_force", "units_unfrozen", b"units_unfrozen", "wallet_bound", b"wallet_bound", "wallet_recovered", b"wallet_recovered", "wallet_swept", b"wallet_swept"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_closed", b"account_closed", "account_frozen", b"account_frozen", "account_opened", b"account_opened", "account_unfrozen", b"account_unfrozen", "action_announced", b"action_announced", "action_cancelled", b"action_cancelled", "action_completed", b"action_completed", "approval_given", b"approval_given", "approval_policy_set", b"approval_policy_set", "approval_requested", b"approval_requested", "arithmetic_version", b"arithmetic_version", "batch_transferred", b"batch_transferred", "command_declined", b"command_declined", "custodian_key_rotated", b"custodian_key_rotated", "custodian_registered", b"custodian_registered", "custody_account_opened", b"custody_account_opened", "decision_time_us", b"decision_time_us", "delivery_confirmed", b"delivery_confirmed", "delivery_settled", b"delivery_settled", "distribution_paid", b"distribution_paid", "eligibility_set", b"eligibility_set", "entitlement_released", b"entitlement_released", "entitlements_fixed", b"entitlements_fixed", "event", b"event", "evidence_recorded", b"evidence_recorded", "fill_settled", b"fill_settled", "fills_rescaled", b"fills_rescaled", "hold_executed", b"hold_executed", "hold_placed", b"hold_placed", "hold_released", b"hold_released", "holder_amended", b"holder_amended", "holder_frozen", b"holder_frozen", "holder_registered", b"holder_registered", "holder_unfrozen", b"holder_unfrozen", "holds_expired", b"holds_expired", "instrument_amended", b"instrument_amended", "instrument_halted", b"instrument_halted", "instrument_registered", b"instrument_registered", "instrument_resumed", b"instrument_resumed", "instrument_retired", b"instrument_retired", "ledger_opened", b"ledger_opened", "multiplier_changed", b"multiplier_changed", "part", b"part", "part_count", b"part_count", "principal", b"principal", "receipt_confirmed", b"receipt_confirmed", "receivable_repaid", b"receivable_repaid", "redemption_delivered", b"redemption_delivered", "redemption_ended", b"redemption_ended", "redemption_filled", b"redemption_filled", "redemption_requested", b"redemption_requested", "redemption_settled", b"redemption_settled", "request_digest", b"request_digest", "request_id", b"request_id", "reserve_shortfall_ended", b"reserve_shortfall_ended", "reserve_shortfall_raised", b"reserve_shortfall_raised", "role_granted", b"role_granted", "role_revoked", b"role_revoked", "subscription_ended", b"subscription_ended", "subscription_filled", b"subscription_filled", "subscription_requested", b"subscription_requested", "trades_settled", b"trades_settled", "transfer_reversed", b"transfer_reversed", "transfers_packed", b"transfers_packed", "units_frozen", b"units_frozen", "units_issued", b"units_issued", "units_replaced", b"units_replaced", "units_transferred", b"units_transferred", "units_transferred_by_force", b"units_transferred_by_force", "units_unfrozen", b"units_unfrozen", "wallet_bound", b"wallet_bound", "wallet_recovered", b"wallet_recovered"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_closed", b"account_closed", "account_frozen", b"account_frozen", "account_opened", b"account_opened", "account_unfrozen", b"account_unfrozen", "action_announced", b"action_announced", "action_cancelled", b"action_cancelled", "action_completed", b"action_completed", "anchor_requested", b"anchor_requested", "approval_given", b"approval_given", "approval_policy_set", b"approval_policy_set", "approval_requested", b"approval_requested", "arithmetic_version", b"arithmetic_version", "batch_transferred", b"batch_transferred", "chain_amended", b"chain_amended", "chain_key_set", b"chain_key_set", "chain_reconciled", b"chain_reconciled", "chain_registered", b"chain_registered", "command_declined", b"command_declined", "custodian_key_rotated", b"custodian_key_rotated", "custodian_registered", b"custodian_registered", "custody_account_opened", b"custody_account_opened", "decision_time_us", b"decision_time_us", "delivery_confirmed", b"delivery_confirmed", "delivery_settled", b"delivery_settled", "deployment_amended", b"deployment_amended", "deployment_registered", b"deployment_registered", "deposit_addresses_registered", b"deposit_addresses_registered", "deposit_attributed", b"deposit_attributed", "distribution_paid", b"distribution_paid", "divergence_raised", b"divergence_raised", "divergence_resolved", b"divergence_resolved", "eligibility_set", b"eligibility_set", "entitlement_released", b"entitlement_released", "entitlements_fixed", b"entitlements_fixed", "event", b"event", "evidence_recorded", b"evidence_recorded", "fill_settled", b"fill_settled", "fills_rescaled", b"fills_rescaled", "hold_executed", b"hold_executed", "hold_placed", b"hold_placed", "hold_released", b"hold_released", "holder_amended", b"holder_amended", "holder_frozen", b"holder_frozen", "holder_registered", b"holder_registered", "holder_unfrozen", b"holder_unfrozen", "holds_expired", b"holds_expired", "instruction_abandoned", b"instruction_abandoned", "instrument_amended", b"instrument_amended", "instrument_halted", b"instrument_halted", "instrument_registered", b"instrument_registered", "instrument_resumed", b"instrument_resumed", "instrument_retired", b"instrument_retired", "ledger_opened", b"ledger_opened", "multiplier_changed", b"multiplier_changed", "multiplier_scheduled", b"multiplier_scheduled", "part", b"part", "part_count", b"part_count", "principal", b"principal", "range_observed", b"range_observed", "receipt_confirmed", b"receipt_confirmed", "receivable_repaid", b"receivable_repaid", "redemption_delivered", b"redemption_delivered", "redemption_ended", b"redemption_ended", "redemption_filled", b"redemption_filled", "redemption_requested", b"redemption_requested", "redemption_settled", b"redemption_settled", "request_digest", b"request_digest", "request_id", b"request_id", "reserve_shortfall_ended", b"reserve_shortfall_ended", "reserve_shortfall_raised", b"reserve_shortfall_raised", "role_granted", b"role_granted", "role_revoked", b"role_revoked", "subscription_ended", b"subscription_ended", "subscription_filled", b"subscription_filled", "subscription_requested", b"subscription_requested", "trades_settled", b"trades_settled", "transactions_died", b"transactions_died", "transactions_recorded", b"transactions_recorded", "transfer_reversed", b"transfer_reversed", "transfers_packed", b"transfers_packed", "units_frozen", b"units_frozen", "units_issued", b"units_issued", "units_replaced", b"units_replaced", "units_transferred", b"units_transferred", "units_transferred_by_force", b"units_transferred_by_force", "units_unfrozen", b"units_unfrozen", "wallet_bound", b"wallet_bound", "wallet_recovered", b"wallet_recovered", "wallet_swept", b"wallet_swept"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["ledger_opened", "units_transferred", "batch_transferred", "transfers_packed", "trades_settled", "delivery_settled", "hold_placed", "hold_executed", "hold_released", "holds_expired", "units_transferred_by_force", "transfer_reversed", "receivable_repaid", "instrument_registered", "instrument_amended", "instrument_halted", "instrument_resumed", "instrument_retired", "multiplier_changed", "holder_registered", "holder_amended", "holder_frozen", "holder_unfrozen", "account_opened", "account_closed", "account_frozen", "account_unfrozen", "units_frozen", "units_unfrozen", "wallet_bound", "wallet_recovered", "eligibility_set", "approval_policy_set", "approval_requested", "approval_given", "command_declined", "role_granted", "role_revoked", "custodian_registered", "custodian_key_rotated", "custody_account_opened", "evidence_recorded", "receipt_confirmed", "delivery_confirmed", "reserve_shortfall_raised", "reserve_shortfall_ended", "subscription_requested", "subscription_filled", "fill_settled", "subscription_ended", "units_issued", "redemption_requested", "redemption_filled", "redemption_settled", "redemption_delivered", "redemption_ended", "fills_rescaled", "action_announced", "entitlements_fixed", "distribution_paid", "units_replaced", "action_completed", "action_cancelled", "entitlement_released"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["ledger_opened", "units_transferred", "batch_transferred", "transfers_packed", "trades_settled", "delivery_settled", "hold_placed", "hold_executed", "hold_released", "holds_expired", "units_transferred_by_force", "transfer_reversed", "receivable_repaid", "instrument_registered", "instrument_amended", "instrument_halted", "instrument_resumed", "instrument_retired", "multiplier_changed", "holder_registered", "holder_amended", "holder_frozen", "holder_unfrozen", "account_opened", "account_closed", "account_frozen", "account_unfrozen", "units_frozen", "units_unfrozen", "wallet_bound", "wallet_recovered", "eligibility_set", "approval_policy_set", "approval_requested", "approval_given", "command_declined", "role_granted", "role_revoked", "custodian_registered", "custodian_key_rotated", "custody_account_opened", "evidence_recorded", "receipt_confirmed", "delivery_confirmed", "reserve_shortfall_raised", "reserve_shortfall_ended", "subscription_requested", "subscription_filled", "fill_settled", "subscription_ended", "units_issued", "redemption_requested", "redemption_filled", "redemption_settled", "redemption_delivered", "redemption_ended", "fills_rescaled", "action_announced", "entitlements_fixed", "distribution_paid", "units_replaced", "action_completed", "action_cancelled", "entitlement_released", "chain_registered", "chain_amended", "deployment_registered", "deployment_amended", "chain_key_set", "deposit_addresses_registered", "transactions_recorded", "transactions_died", "range_observed", "chain_reconciled", "instruction_abandoned", "divergence_raised", "divergence_resolved", "wallet_swept", "deposit_attributed", "anchor_requested", "multiplier_scheduled"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
