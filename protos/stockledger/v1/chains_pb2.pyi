@@ -1307,7 +1307,7 @@ class ObservedRange(_message.Message):
 
     @_builtins.property
     def satisfied_instructions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Open instructions with a target (freeze, pause, multiplier, allotment, reserve) that the chain has reached at `through` without a transaction of theirs. Example: ["4711-1"]."""
+        """Open instructions with a target (freeze, pause, multiplier, allotment, reserve) that the chain has reached by `through` without a transaction of theirs. Example: ["4711-1"]."""
 
     def __init__(
         self,
