@@ -314,7 +314,7 @@ class ChainAdapter(Protocol):
         ...
 
     def send(self, transaction: Transaction) -> None:
-        """Sign a recorded version and broadcast it; whatever the node says, the answer to "did it land" is `fate`.
+        """Sign a recorded version with all its keys and broadcast it; whatever the node says, `fate` tells whether it landed.
 
         "Known already", "sequence used", "replacement underpriced" and a lost answer are no errors: all of them also follow from a
         crash after an earlier send.

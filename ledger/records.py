@@ -260,6 +260,31 @@ class Entitlement:
 
 
 @dataclass(frozen=True, slots=True)
+class ChainPosition:
+    """A place in a chain's history: a block or slot."""
+
+    number: int
+    hash: str
+    time_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A place where the chain decides, by its CAIP-2 id; `transit`, `divergence` and `unattributed` are account numbers."""
+
+    chain: str
+    name: str
+    finality_rule: int
+    finality_depth: int
+    transit: int
+    divergence: int
+    unattributed: int
+    cursor: ChainPosition
+    """Everything up to here is in the books."""
+    retired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Receivable:
     """What a holder owes after a reversal."""
 

@@ -20,6 +20,7 @@ from ledger.records import (  # at run time too: the declared types of State are
     Action,
     Approval,
     ApprovalPolicy,
+    Chain,
     Custodian,
     CustodyAccount,
     Entitlement,
@@ -187,6 +188,9 @@ class State:
     """Units owed after reversals, by (holder, instrument, loss account)."""
     reversed: dict[tuple[int, int], int] = field(default_factory=dict)
     """(index, position within a packed entry or a batch's part) of a reversed transfer -> index of the reversal."""
+
+    chains: dict[str, Chain] = field(default_factory=dict)
+    """By CAIP-2 id."""
 
     journal: list[Any] | None = field(default=None, compare=False)
     """Old values since `begin`, newest last: table, key, old value, and so on flat, since a tuple each would keep the garbage collector

@@ -16,6 +16,7 @@ from ledger.rules import (
     accounts,
     approvals,
     batches,
+    chains,
     corporate_actions,
     custody,
     eligibility,
@@ -74,6 +75,7 @@ CAPABILITIES: Final = (
     issuance,
     redemptions,
     corporate_actions,
+    chains,
 )
 
 

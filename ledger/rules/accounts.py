@@ -18,6 +18,7 @@ from ledger import records
 from ledger.errors import refusal
 from ledger.rules.checks import (
     BOOK,
+    OWN_PLACES,
     check_account_open,
     check_country,
     check_enum,
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from ledger.state import State
 
 _ACTIVE = HolderState.HOLDER_STATE_ACTIVE
-_OWN_PLACES: Final = frozenset({"ledger", "transit", "divergence"})
 
 
 def refresh_profile(state: State, account: records.Account) -> None:
@@ -164,7 +164,7 @@ def decide_open(state: State, command: OpenAccountRequest, context: Context) -> 
     if place == BOOK:
         check_id("account", reference)
     holder = find_holder(state, command.holder)
-    if place in _OWN_PLACES:
+    if place in OWN_PLACES:
         raise refusal(Reason.REASON_ACCOUNT_RESERVED, f"{name} is a name of the ledger's own accounts", account=name)
     if place != BOOK:
         message = f"{name} is not in the book; a wallet is bound by its own signature (BindWallet)"

@@ -26,6 +26,7 @@ from ledger.rules.context import entry_index
 from stockledger.v1 import (
     accounts_pb2,
     approvals_pb2,
+    chains_pb2,
     corporate_actions_pb2,
     instruments_pb2,
     issuance_pb2,
@@ -71,6 +72,8 @@ APPROVED_BY_DEFAULT: Final = (
     accounts_pb2.RecoverWalletRequest,
     instruments_pb2.SetMultiplierRequest,
     corporate_actions_pb2.ExecuteActionRequest,
+    chains_pb2.RegisterChainRequest,
+    chains_pb2.AmendChainRequest,
     reserves_pb2.RegisterCustodianRequest,
     reserves_pb2.RotateCustodianKeyRequest,
     approvals_pb2.SetApprovalPolicyRequest,

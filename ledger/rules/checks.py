@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from ledger.arithmetic import MULTIPLIER_MAX, UNITS_MAX
 from ledger.errors import refusal
 from ledger.records import NEVER
-from ledger.state import FIRST_ACCOUNT_NUMBER
 from stockledger.v1.accounts_pb2 import HolderState
 from stockledger.v1.common_pb2 import Operation
 from stockledger.v1.errors_pb2 import Reason
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 
 OPERATION_TRANSFER = Operation.OPERATION_TRANSFER
 BOOK = "book"
+OWN_PLACES = frozenset({"ledger", "transit", "divergence", "unattributed"})
+"""Where the ledger's own accounts stand: transit:eip155:1 is one."""
 REFERENCE_LENGTH_MAX = 140
 
 _ID = re.compile(r"[A-Za-z0-9._/-]{1,64}")
@@ -194,7 +195,7 @@ def find_account(state: State, name: str, field: str = "account") -> Account:
         if not name:
             raise refusal(Reason.REASON_FIELD_MISSING, f"{field} is empty", field=field)
         raise refusal(Reason.REASON_ACCOUNT_NOT_FOUND, f"no account {name!r}", account=name, field=field)
-    if account.number < FIRST_ACCOUNT_NUMBER:
+    if account.name.partition(":")[0] in OWN_PLACES:
         raise refusal(Reason.REASON_ACCOUNT_RESERVED, f"{name} is the ledger's own account", account=name)
     return account
 

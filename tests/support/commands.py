@@ -21,6 +21,7 @@ from ledger.rules.wallets import wallet_text
 from stockledger.v1 import (
     accounts_pb2,
     approvals_pb2,
+    chains_pb2,
     common_pb2,
     corporate_actions_pb2,
     eligibility_pb2,
@@ -272,6 +273,15 @@ def bound(draw: Draw, state: Any) -> Any:
     return accounts_pb2.BindWalletRequest(account=wallet_name(), holder=holder, signature=WALLET.sign(text).signature)
 
 
+def chain(draw: Draw, state: Any) -> Any:
+    """Register one of two chains, mostly with a finality that goes with its rule."""
+    rule = draw(st.sampled_from(chains_pb2.FinalityRule.values()[1:]))
+    depth = draw(st.sampled_from([0 if rule == chains_pb2.FINALITY_RULE_CHAIN else 64] * 5 + [-1]))
+    cursor = chains_pb2.ChainPosition(number=draw(st.integers(0, 9)), hash="0x0", time=moment(state.last_decision_time_us))
+    name = draw(st.sampled_from(["memory:a", "memory:b"]))
+    return chains_pb2.RegisterChainRequest(chain=name, name="A", finality_rule=rule, finality_depth=depth, cursor=cursor)
+
+
 def frozen(draw: Draw, table: Any, other: str) -> str:
     """Draw what is frozen, where anything is."""
     return one(draw, [key for key, record in table.items() if record.freeze_reference], other)
@@ -469,4 +479,8 @@ MAKERS: dict[type[Any], Callable[[Draw, Any], Any]] = {
     _C.ExecuteActionRequest: lambda draw, state: _C.ExecuteActionRequest(action=one(draw, state.actions, "A-0")),
     _C.CancelActionRequest: lambda draw, state: _C.CancelActionRequest(action=one(draw, state.actions, "A-0"), cause="withdrawn"),
     _C.ReleaseEntitlementRequest: released,
+    chains_pb2.RegisterChainRequest: chain,
+    chains_pb2.AmendChainRequest: lambda draw, state: chains_pb2.AmendChainRequest(
+        chain=one(draw, state.chains, "memory:none"), **fields(draw, name=st.sampled_from(["A", "B"]), retired=st.just(True))
+    ),
 }  # fmt: skip

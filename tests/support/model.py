@@ -73,6 +73,12 @@ class Model:
         assert self.multipliers[event.instrument] == int(event.old_multiplier)
         self.multipliers[event.instrument] = int(event.multiplier)
 
+    def chain_registered(self, event: Any) -> None:
+        chain = event.chain
+        self.accounts[chain.transit_account_number] = f"transit:{chain.chain}"
+        self.accounts[chain.divergence_account_number] = f"divergence:{chain.chain}"
+        self.accounts[chain.unattributed_account_number] = f"unattributed:{chain.chain}"
+
     def account_opened(self, event: Any) -> None:
         assert event.number not in self.accounts
         self.accounts[event.number] = event.account
@@ -255,6 +261,6 @@ WITHOUT_UNITS = frozenset({
     "approval_policy_set", "approval_requested", "approval_given", "command_declined", "role_granted", "role_revoked",
     "custodian_registered", "custodian_key_rotated", "custody_account_opened", "evidence_recorded", "receipt_confirmed",
     "delivery_confirmed", "reserve_shortfall_raised", "reserve_shortfall_ended", "fills_rescaled", "redemption_filled",
-    "action_announced", "entitlements_fixed", "action_completed", "action_cancelled",
+    "action_announced", "entitlements_fixed", "action_completed", "action_cancelled", "chain_amended",
 })  # fmt: skip
 """Events that leave all units where they are."""

@@ -1017,8 +1017,9 @@ class Transaction(_message.Message):
     INSTRUCTIONS_FIELD_NUMBER: _builtins.int
     FEE_MAX_FIELD_NUMBER: _builtins.int
     REPLACEMENT_FIELD_NUMBER: _builtins.int
+    COSIGNERS_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """Who signs, CAIP-10, a registered key. Example: "eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F"."""
+    """Whose sequence it uses, CAIP-10, a registered key that signs. Example: "eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F"."""
     payload: _builtins.bytes
     """What is signed, at most 32,768 bytes, as the chain encodes it. It says everything, fees included. Example: 0x02f8...."""
     fee_max: _builtins.str
@@ -1033,6 +1034,10 @@ class Transaction(_message.Message):
     def instructions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The instructions it carries, in the order of its effects: all of them happen, or none. Empty: it only uses up its sequence. Example: ["4711-0", "4712-0"]."""
 
+    @_builtins.property
+    def cosigners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Registered keys that sign beside it; the role of each instruction is one of theirs or of `key`. Example: ["solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp:7xKX..."]."""
+
     def __init__(
         self,
         *,
@@ -1042,10 +1047,11 @@ class Transaction(_message.Message):
         instructions: _abc.Iterable[_builtins.str] | None = ...,
         fee_max: _builtins.str = ...,
         replacement: _builtins.bool = ...,
+        cosigners: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sequence", b"sequence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fee_max", b"fee_max", "instructions", b"instructions", "key", b"key", "payload", b"payload", "replacement", b"replacement", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cosigners", b"cosigners", "fee_max", b"fee_max", "instructions", b"instructions", "key", b"key", "payload", b"payload", "replacement", b"replacement", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
