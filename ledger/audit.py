@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ledger.errors import refusal
 from ledger.log.checkpoint import sign_checkpoint
 from ledger.log.proof import format_receipt
-from ledger.reads.pages import page_size_of
+from ledger.reads.pages import PAGE_BYTES, page_size_of
 from ledger.request_ids import parse_request_id
 from stockledger.v1 import audit_pb2
 from stockledger.v1.errors_pb2 import Reason
@@ -30,7 +30,13 @@ def list_entries(books: Ledger, request: audit_pb2.ListEntriesRequest) -> audit_
     if start != size:
         _check_index(start, size)
     stop = min(start + page_size_of(request), size)
-    entries = [audit_pb2.StoredEntry(index=index, topic=topic, data=data) for index, topic, data in books.log.read(start, stop)]
+    entries: list[audit_pb2.StoredEntry] = []
+    taken = 0
+    for index, topic, data in books.log.read(start, stop):
+        entries.append(audit_pb2.StoredEntry(index=index, topic=topic, data=data))
+        taken += len(data)
+        if taken >= PAGE_BYTES:
+            break
     return audit_pb2.ListEntriesResponse(size=size, entries=entries)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ledger.answers import timestamp
-from ledger.reads.pages import page_of
+from ledger.reads.pages import count_within_bytes, page_of
 from stockledger.v1 import approvals_pb2
 
 if TYPE_CHECKING:
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 def list_approvals(state: State, request: approvals_pb2.ListApprovalsRequest, now_us: int) -> approvals_pb2.ListApprovalsResponse:
     page, token = page_of(request, state.approvals, int)
+    count = count_within_bytes(len(state.approvals[number].content) for number in page)
+    if count < len(page):
+        page, token = page[:count], str(page[count - 1])
     found = [
         approvals_pb2.Approval(
             approval=number,

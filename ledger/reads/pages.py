@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 PAGE_SIZE_DEFAULT: Final = 100
 PAGE_SIZE_MAX: Final = 1_000
+PAGE_BYTES: Final = 1024 * 1024
+"""A page of large items ends with the one that passes this mark: a client takes messages of 4 MB unless told otherwise, and an item has
+65,535 bytes at most."""
 
 
 def page_size_of(request: Any) -> int:
@@ -41,3 +44,14 @@ def page_of(request: Any, keys: Iterable[Any], key_of: Callable[[str], Any] = st
     if len(page) <= size:
         return page, ""
     return page[:size], str(page[size - 1])
+
+
+def count_within_bytes(lengths: Iterable[int]) -> int:
+    """Return how many items of these lengths, in bytes, make a page. Example: `count_within_bytes([700_000, 700_000, 1]) == 2`."""
+    count = taken = 0
+    for length in lengths:
+        if taken >= PAGE_BYTES:
+            break
+        taken += length
+        count += 1
+    return count

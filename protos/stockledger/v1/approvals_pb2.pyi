@@ -705,7 +705,7 @@ Global___RoleRevoked: _TypeAlias = RoleRevoked  # noqa: Y015
 
 @_typing.final
 class ListApprovalsRequest(_message.Message):
-    """List commands that wait for approvals."""
+    """List commands that wait for approvals. A page ends early with the item that passes 1 MB."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ListEntriesRequest(_message.Message):
-    """Read the log: entries as stored, from an index on."""
+    """Read the log: entries as stored, from an index on. A page ends early with the entry that passes 1 MB: go on behind the last index received."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
