@@ -412,7 +412,7 @@ def test_a_stream_through_cuts_and_swallowed_answers(server):
                 if stop.is_set():
                     return
 
-        breaker = threading.Thread(target=break_it)
+        breaker = threading.Thread(target=break_it, daemon=True)
         breaker.start()
         outcomes = []
         with client.transfer_stream(window=200) as stream:
