@@ -41,6 +41,8 @@ LOOK_SECONDS: Final = 0.05
 CONNECTION_AGE_GRACE_SECONDS: Final = 60
 STREAMS_PER_CONNECTION_MAX: Final = 1_024
 METADATA_BYTES_MAX: Final = 16_384
+KEEPALIVE_TIMEOUT_MS: Final = 10_000
+"""How long a sign of life may take. gRPC waits 60 s for the answer to a ping that had another cause, unless told the same for all pings."""
 
 _log = logging.getLogger(f"{LOGGER}.server")
 
@@ -228,7 +230,11 @@ def _options(settings: ServerSettings) -> list[tuple[str, Any]]:
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ]
     if settings.keepalive_seconds:
-        options += [("grpc.keepalive_time_ms", settings.keepalive_seconds * 1000), ("grpc.keepalive_timeout_ms", 10_000)]
+        options += [
+            ("grpc.keepalive_time_ms", settings.keepalive_seconds * 1000),
+            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+            ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ]
     if settings.connection_age_seconds:
         options += [
             ("grpc.max_connection_age_ms", settings.connection_age_seconds * 1000),

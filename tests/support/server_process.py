@@ -68,6 +68,7 @@ class Proxy:
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.swallow = False
         self.swallowed_bytes = 0
+        self._frozen = threading.Event()
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
 
@@ -78,6 +79,10 @@ class Proxy:
     def __exit__(self, *_: object) -> None:
         self._listener.close()
         self.cut()
+
+    def freeze(self) -> None:
+        """Pass nothing on any more, in either direction, and close nothing: a network that is gone."""
+        self._frozen.set()
 
     def cut(self) -> None:
         """Break every connection, at once."""
@@ -106,6 +111,8 @@ class Proxy:
     def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
         try:
             while data := source.recv(65_536):
+                if self._frozen.is_set():
+                    continue
                 if answers and self.swallow:
                     self.swallowed_bytes += len(data)
                     continue

@@ -147,6 +147,7 @@ class Connections:
             ("grpc.max_reconnect_backoff_ms", RECONNECT_MS_MAX),
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),
             ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+            ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
             ("grpc.http2.max_pings_without_data", 0),
         ]
         if self._credentials is None:
