@@ -44,8 +44,8 @@ soak: .venv-test/.wheel outside-tools $(NODE_WHEN_NEEDED) ## the tests that take
 	$(TEST) -m soak $(ARGS) tests
 
 .PHONY: bench
-bench: .venv-runtime/.wheel $(NODE_WHEN_NEEDED) ## measure
-	@.venv-runtime/bin/python benchmarks/run.py $(ARGS)
+bench: .venv-test/.wheel $(NODE_WHEN_NEEDED) ## measure
+	@.venv-test/bin/python benchmarks/run.py $(ARGS)
 
 .PHONY: lint
 lint: .venv/.installed ## style, types, import directions, the language and its generated code

