@@ -219,21 +219,28 @@ class Growth(NamedTuple):
     new_size: int
     tiles: list[Tile]
     edge: tuple[Pyramid, ...]
+    fresh: list[bytes]
 
     def root(self) -> bytes:
         """Compute the root the tree would have."""
-        return _edge_root(self.edge)
+        return _edge_root(_woven(self.new_size, self.edge, self.fresh)[0])
 
 
 class Tree:
     """An appendable tree that holds its right edge only, and reads full tiles from the store when a proof needs them.
 
     One thread grows it; any thread may read it. The state is swapped as a whole, so a reader sees the tree before a growth or after.
+
+    The newest leaves, as long as they fill no tile, are only kept: their parents are hashed when the tile is full or when somebody asks,
+    all at once. Behind a flush everything is cold, and hashing them one by one took 6 of the 10 us that the tree cost a lone append.
     """
 
     def __init__(self, read_tile: TileReader) -> None:
         self._read_tile = read_tile
-        self._state: tuple[int, tuple[Pyramid, ...]] = (0, ())
+        self._state: tuple[int, tuple[Pyramid, ...], list[bytes]] = (0, (), [])
+        """The size, the unfinished tiles, and the leaves that are not in these yet."""
+        self._asked: tuple[int, tuple[Pyramid, ...]] = (0, ())
+        """The size that somebody last asked about, and the unfinished tiles with all leaves in them."""
         self._cache: OrderedDict[tuple[int, int], Pyramid] = OrderedDict()
         self._cache_lock = threading.Lock()
 
@@ -244,26 +251,35 @@ class Tree:
 
     def root(self) -> bytes:
         """Compute the root of all leaves."""
-        return _edge_root(self._state[1])
+        return _edge_root(self._right_edge()[1])
 
     def extend(self, new_leaf_hashes: Sequence[bytes]) -> Growth:
         """Compute what these further leaves make of the tree, without changing it."""
-        size, edge = self._state
-        edges = list(edge)
-        tiles: list[Tile] = []
-        level = 0
-        added = new_leaf_hashes
-        while added:
-            pyramid = edges[level].copy() if level < len(edges) else _new_pyramid()  # rows are replaced, never changed: readers have them
-            pyramid, added = _fill(level, size >> TILE_HEIGHT * (level + 1), pyramid, added, tiles)
-            edges[level : level + 1] = [pyramid]
-            level += 1
-        return Growth(size, size + len(new_leaf_hashes), tiles, tuple(edges))
+        size, edge, fresh = self._state
+        asked = self._asked
+        if asked[0] == size:
+            edge, fresh = asked[1], []
+        new_size = size + len(new_leaf_hashes)
+        fresh = [*fresh, *new_leaf_hashes]
+        if size >> TILE_HEIGHT == new_size >> TILE_HEIGHT:
+            return Growth(size, new_size, [], edge, fresh)
+        edge, tiles = _woven(new_size, edge, fresh)
+        return Growth(size, new_size, tiles, edge, [])
 
     def commit(self, growth: Growth) -> None:
         """Adopt a growth whose entries and tiles are durable now."""
-        assert growth.old_size == self.size, (growth.old_size, self.size)
-        self._state = (growth.new_size, growth.edge)
+        assert growth.old_size == self._state[0], (growth.old_size, self.size)
+        self._state = (growth.new_size, growth.edge, growth.fresh)
+
+    def _right_edge(self) -> tuple[int, tuple[Pyramid, ...]]:
+        """Return the size and the unfinished tiles of all levels, with every leaf in them."""
+        size, edge, fresh = self._state
+        if not fresh:
+            return size, edge
+        asked = self._asked
+        if asked[0] != size:
+            asked = self._asked = size, _woven(size, edge, fresh)[0]
+        return asked
 
     def load(self, size: int, tail: Sequence[bytes]) -> None:
         """Set the tree to `size` leaves, from the stored tiles and the leaf hashes after the last full one."""
@@ -284,11 +300,12 @@ class Tree:
             level += 1
         with self._cache_lock:
             self._cache.clear()
-        self._state = (size, tuple(edge))
+        self._state = (size, tuple(edge), [])
+        self._asked = self._state[:2]
 
     def read(self, level: int, index: int) -> bytes:
         """Give the hash of a complete subtree: the `HashReader` of this tree."""
-        size, edge = self._state
+        size, edge = self._right_edge()
         assert (index + 1) << level <= size, (level, index, size)
         tile_level, row = divmod(level, TILE_HEIGHT)
         number = index << row >> TILE_HEIGHT
@@ -300,7 +317,7 @@ class Tree:
 
     def tile(self, level: int, number: int, width: int = TILE_WIDTH) -> bytes:
         """Give the first `width` hashes of a tile, be it full and stored or still the right edge."""
-        size, edge = self._state
+        size, edge = self._right_edge()
         assert (number << TILE_HEIGHT) + width <= size >> TILE_HEIGHT * level, (level, number, width, size)
         if number == size >> TILE_HEIGHT * (level + 1):
             return b"".join(edge[level][0][:width])
@@ -362,6 +379,21 @@ def _complete(pyramid: Pyramid) -> None:
             sha256(b"\x01" + left + right).digest()
             for left, right in zip(lower[start::2], lower[start + 1 :: 2], strict=False)  # the odd one out waits for its sibling
         ]
+
+
+def _woven(new_size: int, edge: tuple[Pyramid, ...], fresh: list[bytes]) -> tuple[tuple[Pyramid, ...], list[Tile]]:
+    """Put the newest leaves of a tree into its unfinished tiles; return these, and the tiles that became full."""
+    size = new_size - len(fresh)
+    edges = list(edge)
+    tiles: list[Tile] = []
+    level = 0
+    added = fresh
+    while added:
+        pyramid = edges[level].copy() if level < len(edges) else _new_pyramid()  # rows are replaced, never changed: readers have them
+        pyramid, added = _fill(level, size >> TILE_HEIGHT * (level + 1), pyramid, added, tiles)
+        edges[level : level + 1] = [pyramid]
+        level += 1
+    return tuple(edges), tiles
 
 
 def _fill(level: int, number: int, pyramid: Pyramid, added: Sequence[bytes], tiles: list[Tile]) -> tuple[Pyramid, list[bytes]]:

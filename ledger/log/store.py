@@ -186,7 +186,8 @@ class Log:
         Raises: Unavailable STORE_UNAVAILABLE when nothing was stored; AppendConflict when somebody else's bytes are there;
         AppendDoubtful when neither can be known now, and for every append until `resolve` has settled it.
         """
-        assert not self.read_only, "a log opened read-only does not append"
+        backend = self.backend
+        assert not backend.read_only, "a log opened read-only does not append"
         assert len(topics) == len(entries), (len(topics), len(entries))
         if self._doubtful is not None:
             raise AppendDoubtful("an earlier append is not settled")
@@ -196,14 +197,14 @@ class Log:
         assert longest <= ENTRY_BYTES_MAX, f"an entry of {longest} bytes"
         assert ledger_id and self.ledger_id in (None, ledger_id), (ledger_id, self.ledger_id)
         growth = self.tree.extend(leaf_hashes(entries))
-        self._doubtful = _Batch(ledger_id, topics, entries, growth)
+        self._doubtful = batch = _Batch(ledger_id, topics, entries, growth)
         try:
-            self.backend.append(ledger_id, leaf_version(growth.old_size), topics, entries, growth.tiles)
+            backend.append(ledger_id, leaf_version(growth.old_size), topics, entries, growth.tiles)
         except LedgerError as failure:
             if not self.resolve():
                 raise _unavailable(failure, self.url) from failure
             return
-        self._adopt(self._doubtful)
+        self._adopt(batch)
 
     def resolve(self) -> bool:
         """Settle a doubtful append by comparing what is stored: True if the batch is there and adopted, False if nothing is.

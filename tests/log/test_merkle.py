@@ -174,6 +174,27 @@ def test_growth_in_any_batches_gives_one_tree(batches):
     assert again.root() == store.tree.root()
 
 
+@given(st.lists(st.tuples(st.integers(1, 300), st.sampled_from(["nothing", "root", "proof", "a growth that is dropped"])), max_size=8))
+def test_asking_between_growths_changes_nothing(steps):
+    """The newest leaves are put into the tree when somebody asks: whoever asks, and whenever, it is the same tree."""
+    store = TileStore()
+    tree = store.tree
+    for count, question in steps:
+        size = tree.size + count
+        growth = tree.extend(LEAVES[tree.size : size])
+        store.tiles.update({(tile.level, tile.number): tile.hashes for tile in growth.tiles})
+        tree.commit(growth)
+        if question == "root":
+            assert tree.root() == root_at(size, read)
+        elif question == "proof":
+            verify_inclusion(LEAVES[size - 1], size - 1, size, tree.inclusion_proof(size - 1, size), root_at(size, read))
+        elif question != "nothing":
+            dropped = tree.extend(LEAVES[:count])
+            assert dropped.root() == Tree(read).extend(LEAVES[:size] + LEAVES[:count]).root()
+    assert tree.root() == root_at(tree.size, read)
+    assert set(store.tiles) == {(0, number) for number in range(tree.size // 256)}
+
+
 def test_a_growth_that_is_dropped_changes_nothing():
     store = TileStore()
     store.grow(LEAVES[:300])
