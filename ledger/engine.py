@@ -14,6 +14,7 @@ import functools
 import itertools
 import threading
 import time
+from collections import deque
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
@@ -64,16 +65,16 @@ _CATCH_UPS_MAX: Final = 5
 class _Submission:
     """Commands of one caller on their way to the log."""
 
-    __slots__ = ("commands", "done", "error", "outcomes", "pack", "principal", "size")
+    outcomes: Sequence[Any] = ()
+    """Of each command: Booked, a LedgerError, or a run and a place in it."""
+    size = 0
+    error: BaseException | None = None
+    done = False
 
     def __init__(self, commands: Sequence[Any], principal: str, *, pack: bool) -> None:
         self.commands = commands
         self.principal = principal
         self.pack = pack
-        self.outcomes: list[Booked | LedgerError] = []
-        self.size = 0
-        self.error: BaseException | None = None
-        self.done = False
 
 
 class _Batch(NamedTuple):
@@ -97,14 +98,16 @@ class Ledger:
         self._request_ids = RequestIds()
         self.principal = principal
         self.signer = signer
-        self._queue: list[_Submission] = []
-        self._queue_lock = threading.Lock()
+        self._queue: deque[_Submission] = deque()
+        """Filled by any thread, and emptied from the left by who holds `_writing`: so whoever is last in it is done last."""
         self._writing = threading.Lock()
         self._epoch = 0
         """Odd while the state is provisional: what is read then may never have happened."""
         self._unsettled = False
         """True after an append of which nobody knows whether it happened."""
         self._grown = threading.Condition()
+        self._waiting_count = 0
+        """How many wait for the log to grow. Whoever does counts himself before he looks at the size, so that none is left asleep."""
         self._closed = False
         self._past = State()
         """The last state that a read as of a size or time asked for: the next one is often later."""
@@ -211,7 +214,9 @@ class Ledger:
         if type(request) not in RULES:
             return self._read(request)
         submission = _Submission((request,), principal or self.principal, pack=False)
-        self._submit(submission)
+        self._carry_out_in_turn((submission,))
+        if submission.error is not None:
+            raise submission.error
         outcome = submission.outcomes[0]
         if isinstance(outcome, LedgerError):
             raise outcome
@@ -228,7 +233,9 @@ class Ledger:
             message = f"{len(commands)} commands in one call, at most {COMMANDS_PER_CALL_MAX} may be"
             raise refusal(Reason.REASON_TOO_MANY_ITEMS, message, field="commands", count=len(commands), limit=COMMANDS_PER_CALL_MAX)
         submission = _Submission(commands, principal or self.principal, pack=pack)
-        self._submit(submission)
+        self._carry_out_in_turn((submission,))
+        if submission.error is not None:
+            raise submission.error
         return Answers(submission.outcomes, submission.size)
 
     def execute_group(self, batches: Sequence[tuple[Sequence[Any], str, bool]]) -> list[Answers | BaseException]:
@@ -243,23 +250,21 @@ class Ledger:
         self._carry_out_in_turn(submissions)
         return [submission.error or Answers(submission.outcomes, submission.size) for submission in submissions]
 
-    def _submit(self, submission: _Submission) -> None:
-        """Wait for the submission's turn, or carry it out along with all others that wait."""
-        self._carry_out_in_turn([submission])
-        if submission.error is not None:
-            raise submission.error
-
-    def _carry_out_in_turn(self, mine: list[_Submission]) -> None:
-        if self._closed or self.read_only:
+    def _carry_out_in_turn(self, mine: Sequence[_Submission]) -> None:
+        """Wait until another has carried out these submissions, or do it along with all others that wait."""
+        if self._closed or self._log.backend.read_only:
             raise refusal(Reason.REASON_NOT_LEADER, "the ledger is closed" if self._closed else "the ledger was opened read-only")
-        with self._queue_lock:
-            self._queue.extend(mine)
+        if not mine:
+            return
+        queue, last = self._queue, mine[-1]
+        queue.extend(mine)
         with self._writing:
-            if not all(submission.done for submission in mine):
-                with self._queue_lock:
-                    submissions, self._queue = self._queue, []
+            if not last.done:
+                submissions = []
+                while queue:
+                    submissions.append(queue.popleft())
                 self._carry_out(submissions)
-        assert all(submission.done for submission in mine), "whoever had the turn carried out all that waited"
+        assert last.done, "whoever had the turn carried out all that waited"
 
     def _carry_out(self, submissions: list[_Submission]) -> None:
         """Decide, append and settle; a fault of one submission must not take the others with it."""
@@ -284,7 +289,7 @@ class Ledger:
             raise refusal(Reason.REASON_NOT_LEADER, "the ledger was closed")
         if self._unsettled:
             self._settle()
-        state = self._state
+        state, log = self._state, self._log
         for _ in range(_CATCH_UPS_MAX):
             batch = _Batch(state.size, [], [], self._reckoning.now_us(state.last_decision_time_us))
             self._epoch += 1
@@ -309,10 +314,11 @@ class Ledger:
                 state.keep()
             finally:
                 self._epoch += 1
-            assert state.size == self._log.size, "the books and the log have the same size"
+            size = state.size
+            assert size == log.size, "the books and the log have the same size"
             for submission in submissions:
-                submission.size, submission.done = state.size, True
-            if batch.entries:
+                submission.size, submission.done = size, True
+            if self._waiting_count and batch.entries:
                 with self._grown:
                     self._grown.notify_all()
             return
@@ -356,13 +362,17 @@ class Ledger:
         replay.fold_log(self._state, self._log, self._log.size)
         self._unsettled = False
 
-    def _decide_all(self, submission: _Submission, batch: _Batch) -> list[Booked | LedgerError]:
-        principal = submission.principal
+    def _decide_all(self, submission: _Submission, batch: _Batch) -> Sequence[Any]:
+        commands, principal = submission.commands, submission.principal
         if not 0 < len(principal) <= 128:
             raise InvalidRequest(Reason.REASON_FIELD_MALFORMED, "a principal has 1 to 128 characters", field="principal")
         if submission.pack:
-            return self._decide_packed(submission.commands, principal, batch)
-        return self._decide_apart(submission.commands, principal, batch)
+            return self._decide_packed(commands, principal, batch)
+        if len(commands) == 1:
+            return (self._decide_one(commands[0], principal, batch),)
+        if vectors.worthwhile(len(commands)):
+            return self._decide_apart(commands, principal, batch)
+        return [self._decide_one(command, principal, batch) for command in commands]
 
     def _decide_apart(self, commands: Sequence[Any], principal: str, batch: _Batch) -> list[Any]:
         """Decide commands in order, an entry or more each: transfers at once where that is sound, everything else one by one."""
@@ -372,12 +382,8 @@ class Ledger:
             run = self._book_at_once(page, principal, batch) if vectors.worthwhile(len(page)) else None
             if run is not None:
                 outcomes += zip(itertools.repeat(run), range(len(page)), strict=False)
-                continue
-            for command in page:
-                try:
-                    outcomes.append(self._decide_one(command, principal, batch))
-                except LedgerError as error:
-                    outcomes.append(error)
+            else:
+                outcomes += [self._decide_one(command, principal, batch) for command in page]
         return outcomes
 
     def _book_at_once(self, commands: Sequence[Any], principal: str, batch: _Batch) -> Run | None:
@@ -394,22 +400,24 @@ class Ledger:
         batch.entries.extend(entries)
         return run
 
-    def _decide_one(self, command: Any, principal: str, batch: _Batch) -> Booked:
-        """Decide one command and book it provisionally."""
+    def _decide_one(self, command: Any, principal: str, batch: _Batch) -> Booked | LedgerError:
+        """Decide one command and book it provisionally, or return why it is refused."""
         state = self._state
         rule = RULES.get(type(command))
         if rule is None:
             raise TypeError(f"{type(command).__name__} is not a command")
         now_us = state.next_decision_time_us(batch.now_us)
         digest = request_digest(command)
-        request_id, location = self._identify(command, principal, now_us)
-        if location is not None:
-            return self._repeat(rule, location, digest, request_id, batch)
-        context = Context(now_us, principal, lambda index: self._entry(index, batch))
-        events = decide(state, command, context)
-        if command.validate_only:
-            return Booked(rule, -1, 0, 0, events, now_us, request_id)
-        return self._book(rule, events, batch, principal=principal, now_us=now_us, request_id=request_id, digest=digest)
+        try:
+            request_id, location = self._identify(command, principal, now_us)
+            if location is not None:
+                return self._repeat(rule, location, digest, request_id, batch)
+            events = decide(state, command, Context(now_us, principal, functools.partial(self._entry, batch=batch)))
+            if command.validate_only:
+                return Booked(rule, -1, 0, 0, events, now_us, request_id)
+            return self._book(rule, events, batch, principal=principal, now_us=now_us, request_id=request_id, digest=digest)
+        except LedgerError as refused:
+            return refused
 
     def _decide_packed(self, commands: Sequence[Any], principal: str, batch: _Batch) -> list[Any]:
         """Decide commands in order, booking runs of single transfers as one entry each."""
@@ -429,10 +437,7 @@ class Ledger:
                 for place, taken in enumerate(run.positions):
                     outcomes[taken] = run, place
             if position == start:
-                try:
-                    outcomes[position] = self._decide_one(commands[position], principal, batch)
-                except LedgerError as error:
-                    outcomes[position] = error
+                outcomes[position] = self._decide_one(commands[position], principal, batch)
                 position += 1
         return outcomes
 
@@ -596,16 +601,20 @@ class Ledger:
         """Wait until there is an entry at an index; False once the ledger is closed or the time is over."""
         end = None if timeout is None else time.monotonic() + timeout
         with self._grown:
-            while not self._closed and self._log.size <= index:
-                left = None if end is None else end - time.monotonic()
-                if left is not None and left <= 0:
-                    return False
-                if self.read_only:  # another process writes, and cannot wake us
-                    self._grown.wait(POLL_SECONDS if left is None else min(left, POLL_SECONDS))
-                    self._follow()
-                else:
-                    self._grown.wait(left)
-            return not self._closed
+            self._waiting_count += 1
+            try:
+                while not self._closed and self._log.size <= index:
+                    left = None if end is None else end - time.monotonic()
+                    if left is not None and left <= 0:
+                        return False
+                    if self.read_only:  # another process writes, and cannot wake us
+                        self._grown.wait(POLL_SECONDS if left is None else min(left, POLL_SECONDS))
+                        self._follow()
+                    else:
+                        self._grown.wait(left)
+                return not self._closed
+            finally:
+                self._waiting_count -= 1
 
     def _read(self, request: Any) -> Any:
         """Answer a read request."""

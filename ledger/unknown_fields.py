@@ -47,7 +47,7 @@ def _nested(kind: type[Any]) -> _Nested:
 def find_unknown_field(message: Message) -> str | None:
     """Return where an unknown field stands ("rule.17"), or None if every field is known, recursively."""
     unknown = UnknownFieldSet(message)
-    if len(unknown):
+    if unknown:
         return str(unknown[0].field_number)
     kind = type(message)
     nested = _NESTED.get(kind) or _nested(kind)

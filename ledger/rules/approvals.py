@@ -100,7 +100,7 @@ def policy_of(state: State, command: Any, name: str) -> ApprovalPolicy | None:
     policy = state.approval_policies.get(name)
     if policy is not None and policy.approvals_needed:
         return policy
-    if isinstance(command, RecordEvidenceRequest) and command.kind == EvidenceKind.EVIDENCE_KIND_IMPORTED:
+    if type(command) is RecordEvidenceRequest and command.kind == EvidenceKind.EVIDENCE_KIND_IMPORTED:
         return ApprovalPolicy(approvals_needed=1, approvers=())
     return None
 

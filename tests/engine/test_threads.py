@@ -414,6 +414,28 @@ def test_a_tail_waits_goes_on_and_ends_when_the_ledger_is_closed(books):
     assert seen == [(size, 5), (size + 1, 6), (size + 2, 7)]
 
 
+@pytest.mark.usefixtures("restless")
+def test_who_waits_for_the_log_to_grow_is_always_woken(books):
+    """The writer wakes only those who have said that they wait; one who says so a moment too late must see the entry himself."""
+    size, seen = books.size, [threading.Semaphore(0) for _ in range(3)]
+
+    def follow(mine):
+        for index, _ in books.tail(size, follow=True, timeout=30):
+            mine.release()
+            if index == size + 149:
+                return
+
+    def write():
+        for _ in range(150):
+            books.execute(transfer())
+            for each in seen:
+                assert each.acquire(timeout=20), "somebody sleeps on"
+
+    run(write, *[lambda mine=mine: follow(mine) for mine in seen])
+    assert books.size == size + 150
+    assert books._waiting_count == 0
+
+
 def test_a_tail_ends_after_its_timeout_and_refuses_what_is_beyond(books):
     assert len(list(books.tail(books.size - 2, follow=True, timeout=0.01))) == 2
     assert list(books.tail(books.size)) == []
