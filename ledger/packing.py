@@ -7,6 +7,7 @@ what the run itself has moved so far, and those that are refused are left out. N
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,8 @@ class Run:
     def _take_at_once(self, commands: Sequence[Any], positions: range, make_id: Callable[[int], bytes]) -> bool:
         """Take all commands if all are transfers with nothing special about them, under new request ids or none; else none of them.
 
-        That nothing else is said in a message, known or unknown, shows in its size: it is that of the fields that were looked at.
+        That nothing else is said in a message, known or unknown, shows in the sizes: none is smaller than what the fields looked at take,
+        so if they are not larger all together, none is.
         """
         if set(map(type, commands)) != {TransferUnitsRequest}:
             return False
@@ -82,9 +84,8 @@ class Run:
         destinations = [command.destination for command in commands]
         units = [command.units for command in commands]
         texts = [command.request_id for command in commands]
-        lengths = zip(map(len, texts), map(len, symbols), map(len, sources), map(len, destinations), units, strict=True)
-        sizes = [a + b + c + d + (count.bit_length() + 6) // 7 + (9 if a else 7) for a, b, c, d, count in lengths]
-        if [command.ByteSize() for command in commands] != sizes:
+        least = _least_bytes((symbols, sources, destinations), texts, units)
+        if min(units) <= 0 or sum(map(TransferUnitsRequest.ByteSize, commands)) != least:
             return False
         numbers, accounts = self._state.instruments, self._state.accounts
         try:
@@ -236,3 +237,12 @@ class Run:
         command = self._commands[place]
         event = UnitsTransferred(instrument=command.instrument, source=command.source, destination=command.destination, units=command.units)
         return Booked(self._rule, self.index, 1, place, [event], self.now_us, self._request_ids[place])
+
+
+def _least_bytes(names: Sequence[Sequence[str]], request_ids: Sequence[str], units: Sequence[int]) -> int:
+    """Return how many bytes transfers of these names, ids and units have if they say nothing else; none is empty or 0, but ids may be.
+
+    A text has a tag and a length before it, a number a tag and 7 bits in a byte.
+    """
+    texts = sum(len("".join(column)) for column in (*names, request_ids)) + 2 * (len(units) * len(names) + sum(map(bool, request_ids)))
+    return texts + len(units) + sum(-(-bits // 7) * count for bits, count in Counter(map(int.bit_length, units)).items())

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 from durable import booked_requests, open_funded, request_id, transfer, url_of
+from hypothesis import example, given
+from hypothesis import strategies as st
 from scenario import START_US, FixedClock, account
 
 from ledger import Ledger, LedgerError
 from ledger.answers import timestamp
 from ledger.log.store import open_log
 from ledger.replay import latest_state, parse_entry
-from ledger.request_ids import RequestIds, format_request_id, parse_request_id
+from ledger.request_ids import RequestIds, format_request_id, parse_request_id, parse_request_ids
 from ledger.state import State
 from stockledger.v1.accounts_pb2 import GetHoldingRequest, OpenAccountRequest
 from stockledger.v1.audit_pb2 import FindRequestRequest
@@ -100,6 +102,26 @@ def test_an_id_and_a_principal_are_not_run_together(books):
 )
 def test_an_id_of_another_form_is_malformed(books, text):
     assert refused(books, transfer(request_id=text), "FIELD_MALFORMED").metadata["field"] == "request_id"
+
+
+HEX = "0123456789abcdef"
+odd_ids = st.builds(
+    lambda text, place, character: text[:place] + character + text[place + 1 :],
+    st.just(request_id(7)),
+    st.integers(0, 36),
+    st.sampled_from([*HEX, "A", "F", "g", "-", " ", "\n", "", "é", "\u0661", "00"]),
+)
+
+
+@given(st.lists(st.one_of(st.just(request_id(5)), st.uuids(version=4).map(str), odd_ids), min_size=1, max_size=4))
+@example([request_id(5)[:-1], request_id(5) + "0"])
+@example([request_id(5)[:8] + "0" + request_id(5)[9:-1] + "-"])
+def test_many_ids_are_read_as_one_by_one(texts):
+    try:
+        one_by_one = [parse_request_id(text) for text in texts]
+    except LedgerError:
+        one_by_one = None
+    assert parse_request_ids(texts) == one_by_one
 
 
 def test_an_id_may_be_five_minutes_ahead_and_not_more(books):

@@ -83,6 +83,33 @@ def test_a_packed_run_has_the_outcomes_of_single_entries(books: Scenario) -> Non
     assert books.books.size < other.books.size
 
 
+def with_unknown(command: TransferUnitsRequest) -> TransferUnitsRequest:
+    """Add field 1023, a varint of 1: three bytes."""
+    return TransferUnitsRequest.FromString(command.SerializeToString() + b"\xf8\x3f\x01")
+
+
+@pytest.mark.parametrize(
+    ("odd", "reasons"),
+    [
+        ([transfer(1, units=0), transfer(2, validate_only=True)], ["UNITS_NOT_POSITIVE"]),
+        ([transfer(1, units=-1), transfer(2)], ["UNITS_NOT_POSITIVE"]),
+        ([transfer(1, instrument=""), transfer(2, validate_only=True)], ["FIELD_MISSING"]),
+        ([transfer(1, source=""), transfer(2, reference="1")], ["FIELD_MISSING"]),
+        ([transfer(1, units=0), transfer(2, units=0), with_unknown(transfer(3))], ["UNITS_NOT_POSITIVE"] * 2 + ["FIELD_MALFORMED"]),
+        ([transfer(), with_unknown(transfer(1))], ["FIELD_MALFORMED"]),
+    ],
+)
+def test_what_one_command_lacks_hides_nothing_in_another(books: Scenario, odd: list[Any], reasons: list[str]) -> None:
+    """A run is taken at once where the sizes of its commands together are right: none may make up for another."""
+    other = Scenario().given(*two_holders(), stock("TSLAx", "US88160R1014"))
+    other.units("AAPLx", "book:alice", 100).units("TSLAx", "book:bob", 50)
+    commands = [transfer(20), *odd, transfer(21)]
+    packed, single = outcomes(books, commands, pack=True), outcomes(other, commands, pack=False)
+    assert packed == single
+    assert [each for each in packed if isinstance(each, str)] == reasons
+    assert books.books._state.books == other.books._state.books
+
+
 def test_each_transfer_of_a_run_has_its_own_place_and_its_own_first_answer(books: Scenario) -> None:
     commands = [transfer(n) for n in range(1, 11)]
     first = books.books.execute_many(commands, pack=True)
