@@ -116,6 +116,18 @@ class _Keys:
             del self.table[key]
 
 
+class _Records:
+    """Records that were removed from a table together, as the journal keeps them: their keys, and under these the records."""
+
+    __slots__ = ("table",)
+
+    def __init__(self, table: MutableMapping[Any, Any]) -> None:
+        self.table = table
+
+    def __setitem__(self, keys: Iterable[Any], records: Iterable[Any]) -> None:
+        self.table.update(zip(keys, records, strict=True))
+
+
 def _without_trailing_zeros(column: array[int]) -> bytes:
     """Return a column's values; how far it was grown is no part of the books."""
     return column.tobytes().rstrip(b"\0")
@@ -210,6 +222,15 @@ class State:
             self.journal += (table, key, old)
         return old
 
+    def remove_all(self, table: MutableMapping[K, V], keys: Sequence[K]) -> list[V]:
+        """Remove many records of a table and return them, in half the time of one by one; each must be there."""
+        old = list(map(table.__getitem__, keys))
+        if self.journal is not None:
+            self.journal += (_Records(table), keys, old)
+        for key in keys:
+            del table[key]
+        return old
+
     def set_cell(self, column: array[int], number: int, value: int) -> None:
         """Set one cell of a column."""
         if self.journal is not None:
@@ -232,8 +253,7 @@ class State:
         destination_before = column[destination]
         journal = self.journal
         if journal is not None:
-            journal += (column, source, source_before)
-            journal += (column, destination, destination_before)
+            journal += (column, source, source_before, column, destination, destination_before)
         column[source] = source_before - units
         column[destination] = destination_before + units
 

@@ -31,7 +31,7 @@ from ledger.rules.checks import (
     find_instrument,
 )
 from ledger.rules.columns import all_admitted, at_position
-from ledger.rules.holds import check_left, check_not_lapsed, check_unfrozen, find_hold, lessen_hold, take_from_hold
+from ledger.rules.holds import check_left, check_not_lapsed, check_unfrozen, find_hold, lessen_holds, take_from_hold
 from ledger.rules.transfers import check_two_accounts, find_two_accounts
 from stockledger.v1.common_pb2 import Movement
 from stockledger.v1.errors_pb2 import Reason
@@ -340,12 +340,14 @@ def _givers_at_once(state: State, terms: _Terms, instrument: Instrument, numbers
     numpy = vectors.numpy
     distinct, place = numpy.unique(numbers, return_inverse=True)
     found = distinct.tolist()
-    holds = list(map(state.holds.get, found))
-    wanted, now_us = instrument.number, terms.now_us
-    for hold in holds:
-        if hold is None or hold.instrument != wanted or hold.purpose != _ORDER or hold.expiry_time_us <= now_us:
-            return None
-    accounts = [hold.account for hold in holds if hold is not None]
+    wanted, order, now_us = instrument.number, _ORDER, terms.now_us
+    try:
+        holds = map(state.holds.__getitem__, found)
+        accounts = [h.account for h in holds if h.instrument == wanted and h.purpose == order and h.expiry_time_us > now_us]
+    except KeyError:
+        return None
+    if len(accounts) < len(found):
+        return None
     if state.frozen_units and any((wanted, account) in state.frozen_units for account in accounts):
         return None
     needed = numpy.zeros(len(found), dtype=numpy.int64)
@@ -411,8 +413,7 @@ def _settle_at_once(state: State, event: TradesSettled, instrument: int, cash: i
         distinct, place = numpy.unique(vectors.int64s(numbers), return_inverse=True)
         totals = numpy.zeros(len(distinct), dtype=numpy.int64)
         numpy.add.at(totals, place, given)
-        for hold, total in zip(distinct.tolist(), totals.tolist(), strict=True):
-            lessen_hold(state, hold, total)
+        lessen_holds(state, distinct.tolist(), totals.tolist())
     state.post_columns(instrument, event.sellers, event.buyers, event.units)
     book = state.books[cash]
     state.add_to_cells(book, book.units, buyers, -paid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -67,10 +68,16 @@ def outcome(decide: Callable[..., list[Any]], evolve: Callable[..., None], state
         events = decide(state, command, CONTEXT)
     except LedgerError as error:
         return error.reason_name, error.message, error.metadata
+    before = copy.deepcopy(state)
+    state.begin()
+    for event in events:
+        evolve(state, event, None)
+    state.undo()
+    assert state == before, "what was not stored leaves no trace"
     for event in events:
         evolve(state, event, None)
     cells = [(book.units.tobytes().rstrip(b"\0"), book.held.tobytes().rstrip(b"\0")) for book in state.books.values()]
-    return [event.SerializeToString() for event in events], cells, state.hold_units
+    return [event.SerializeToString() for event in events], cells, state.hold_units, state.holds, state.hold_expiries
 
 
 def three_ways(make_state: Callable[[], State], decide: Any, evolve: Any, command: Any) -> list[Any]:
