@@ -4,9 +4,10 @@
     make bench ARGS=--quick        a tenth of the work
     make bench ARGS="--json FILE"  where the figures go (build/benchmarks.json)
 
-Absolute figures drift with the machine and with what else it does; the ratios hold. Durable means: SQLite in WAL mode with
-synchronous=FULL, flushed when the call returns. The limit of a write is SQLite itself: the very same entries, as bytes, into the very
-same table, with the same number of commits.
+Absolute figures drift with the machine and with what else it does; the ratios hold: a piece of work and its limit follow each other
+call by call, or fifty commits by fifty, so that the disk's mood is the same for both, and the ratio told is the median of the rounds'.
+Durable means: SQLite in WAL mode with synchronous=FULL, flushed when the call returns. The limit of a write is SQLite itself: the very
+same entries, as bytes and made beforehand, into the very same table, with the same number of commits.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import server
 
@@ -48,6 +49,8 @@ ACCOUNTS = 1_000
 UNITS = 10**12
 CALL = 1_000
 """Commands in one call of execute_many."""
+TURN = 50
+"""Commits of one and of the other before it is the first's turn again."""
 LEGS = 50_000
 TRADES = 20_000
 FEES = ACCOUNTS - 1
@@ -67,10 +70,15 @@ class Result:
     limit_name: str
     target: str
     reached: bool | None
+    ratio: float | None
 
-    @property
-    def ratio(self) -> float | None:
-        return self.figure / self.limit if self.limit else None
+
+class Rates(NamedTuple):
+    """The median rates of a piece of work and of its limit, and the median of their ratios round by round."""
+
+    figure: float
+    limit: float
+    ratio: float
 
 
 class Bench:
@@ -87,16 +95,14 @@ class Bench:
         self._files += 1
         return self.folder / f"{self._files}.db"
 
-    def add(
-        self, name: str, unit: str, figure: float, limit: float | None, limit_name: str, *, least: Any = None, share: Any = None
-    ) -> None:
+    def add(self, name: str, unit: str, rates: Rates, limit_name: str, *, least: Any = None, share: Any = None) -> None:
         """Keep a result; `least` is the target of the figure, `share` that of its ratio to the limit."""
         reached, target = None, ""
         if least is not None:
-            reached, target = figure >= least, f">= {least:,}"
-        elif share is not None and limit:
-            reached, target = figure / limit >= share, f">= {share} of it"
-        self.results.append(Result(name, unit, figure, limit, limit_name, target, reached))
+            reached, target = rates.figure >= least, f">= {least:,}"
+        elif share is not None:
+            reached, target = rates.ratio >= share, f">= {share} of it"
+        self.results.append(Result(name, unit, rates.figure, rates.limit, limit_name, target, reached, rates.ratio))
         print_result(self.results[-1])
 
 
@@ -176,13 +182,14 @@ class Sqlite:
         return time.perf_counter() - start
 
 
-def in_turns(bench: Bench, work: Callable[[], tuple[int, float, float]]) -> tuple[float, float]:
-    """Do a piece of work and its limit by turns; `work` gives (count, seconds, seconds of the limit). Return both median rates.
+def in_turns(bench: Bench, work: Callable[[], tuple[int, float, float]]) -> Rates:
+    """Do a piece of work and its limit by turns; `work` gives (count, seconds, seconds of the limit).
 
     The first round warms up and does not count.
     """
     rounds = [work() for _ in range(bench.rounds + 1)][1:]
-    return statistics.median(n / took for n, took, _ in rounds), statistics.median(n / limit for n, _, limit in rounds)
+    columns = zip(*((n / took, n / limit, limit / took) for n, took, limit in rounds), strict=True)
+    return Rates(*map(statistics.median, columns))
 
 
 def timed(action: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
@@ -237,8 +244,8 @@ def measure_batches(bench: Bench) -> None:
                 took = timed(lambda: books.execute(command))
                 return LEGS, took, raw.insert_together(list(books.log.read(before, books.size)), 1)
 
-            figure, limit = in_turns(bench, work)
-            bench.add(name, "legs/s", figure, limit, "SQLite, the same leaves", least=1_500_000)
+            rates = in_turns(bench, work)
+            bench.add(name, "legs/s", rates, "SQLite, the same leaves", least=1_500_000)
 
 
 def trades_of(books: Ledger, fills: int) -> SettleTradesRequest:
@@ -274,9 +281,9 @@ def measure_trades(bench: Bench) -> None:
                 took = timed(lambda: books.execute(command))
                 return TRADES, took, raw.insert_together(list(books.log.read(before, books.size)), 1)
 
-            figure, limit = in_turns(bench, work)
+            rates = in_turns(bench, work)
             name = "SettleTrades, one trade an order" if fills == 1 else f"SettleTrades, {fills} trades an order"
-            bench.add(name, "trades/s", figure, limit, "SQLite, the same leaves", least=250_000)
+            bench.add(name, "trades/s", rates, "SQLite, the same leaves", least=250_000)
 
 
 def measure_transfers(bench: Bench) -> None:
@@ -286,26 +293,31 @@ def measure_transfers(bench: Bench) -> None:
         raw = Sqlite(bench.path())
 
         def work_many(*, pack: bool) -> tuple[int, float, float]:
-            parcels = [transfers(CALL) for _ in range(calls)]
-            single, before = transfers(CALL * calls if pack else 0), books.size
-            took = timed(lambda: [books.execute_many(parcel, pack=pack) for parcel in parcels])
-            if pack:  # the limit stays that of one row a transfer, so these are booked the other way for it
-                before = books.size
-                books.execute_many(single)
-            return CALL * calls, took, raw.insert_together(list(books.log.read(before, books.size)), calls)
+            took = limit = 0.0
+            for _ in range(calls):
+                commands, before = transfers(CALL), books.size
+                took += timed(lambda commands=commands: books.execute_many(commands, pack=pack))
+                if pack:  # the limit stays that of one row a transfer, so others are booked the other way for it
+                    single, before = transfers(CALL), books.size
+                    books.execute_many(single)
+                limit += raw.insert_together(list(books.log.read(before, books.size)), 1)
+            return CALL * calls, took, limit
 
-        figure, limit = in_turns(bench, lambda: work_many(pack=False))
-        bench.add("execute_many of 1,000, an entry each", "transfers/s", figure, limit, "SQLite executemany", share=0.2)
-        figure, limit = in_turns(bench, lambda: work_many(pack=True))
-        bench.add("execute_many of 1,000, packed", "transfers/s", figure, limit, "SQLite executemany, a row each", share=0.8)
+        rates = in_turns(bench, lambda: work_many(pack=False))
+        bench.add("execute_many of 1,000, an entry each", "transfers/s", rates, "SQLite executemany", share=0.2)
+        rates = in_turns(bench, lambda: work_many(pack=True))
+        bench.add("execute_many of 1,000, packed", "transfers/s", rates, "SQLite executemany, a row each", share=0.8)
 
         def work_one() -> tuple[int, float, float]:
-            commands, before = transfers(100 * calls), books.size
-            took = timed(lambda: [books.execute(command) for command in commands])
-            return len(commands), took, raw.insert_each(list(books.log.read(before, books.size)))
+            took = limit = 0.0
+            for _ in range(2 * calls):
+                commands, before = transfers(TURN), books.size
+                took += timed(lambda commands=commands: [books.execute(command) for command in commands])
+                limit += raw.insert_each(list(books.log.read(before, books.size)))
+            return 2 * calls * TURN, took, limit
 
-        figure, limit = in_turns(bench, work_one)
-        bench.add("execute, one command a flush", "transfers/s", figure, limit, "SQLite, a commit a row", share=0.6)
+        rates = in_turns(bench, work_one)
+        bench.add("execute, one command a flush", "transfers/s", rates, "SQLite, a commit a row", share=0.6)
         measure_log(bench, list(books.log.read(books.size - 100 * calls, books.size)))
         measure_holding(bench, books)
 
@@ -321,8 +333,8 @@ def measure_log(bench: Bench, some: Sequence[tuple[int, str, bytes]]) -> None:
             for first in range(0, len(stored), CALL):
                 log.append("bench", topics[first : first + CALL], stored[first : first + CALL])
 
-        figure, limit = in_turns(bench, lambda: (len(stored), timed(append), raw.insert_together(entries, 10)))
-    bench.add("the log alone, 1,000 entries a flush", "entries/s", figure, limit, "SQLite executemany")
+        rates = in_turns(bench, lambda: (len(stored), timed(append), raw.insert_together(entries, 10)))
+    bench.add("the log alone, 1,000 entries a flush", "entries/s", rates, "SQLite executemany")
 
 
 def measure_holding(bench: Bench, books: Ledger) -> None:
@@ -338,8 +350,8 @@ def measure_holding(bench: Bench, books: Ledger) -> None:
         for _ in range(count):
             bare["AAPLx", name]
 
-    figure, limit = in_turns(bench, lambda: (count, timed(read), timed(look_up)))
-    bench.add("holding", "reads/s", figure, limit, "a look into a dict", least=1_000_000)
+    rates = in_turns(bench, lambda: (count, timed(read), timed(look_up)))
+    bench.add("holding", "reads/s", rates, "a look into a dict", least=1_000_000)
 
 
 def measure_replay(bench: Bench) -> None:
@@ -365,8 +377,8 @@ def measure_replay(bench: Bench) -> None:
                 assert state == expected, "replay gives the state that was"
                 return transferred, took, timed(lambda: sum(1 for _ in log.read(start, log.size)))
 
-            figure, limit = in_turns(bench, work)
-        bench.add(f"replay of {name}", "transfers/s", figure, limit, "reading the rows", least=400_000)
+            rates = in_turns(bench, work)
+        bench.add(f"replay of {name}", "transfers/s", rates, "reading the rows", least=400_000)
 
 
 def measure_flatness(bench: Bench) -> None:
@@ -387,7 +399,7 @@ def measure_flatness(bench: Bench) -> None:
             found.append(CALL / statistics.median(times))
     for size, rate in zip(sizes[1:], found[1:], strict=True):
         name = f"execute_many at {size:,} entries"
-        bench.add(name, "a CPU s", rate, found[0], f"at {sizes[0]:,} entries", share=0.8)
+        bench.add(name, "a CPU s", Rates(rate, found[0], rate / found[0]), f"at {sizes[0]:,} entries", share=0.8)
 
 
 def measure_server(bench: Bench) -> None:
@@ -430,7 +442,7 @@ def write_json(bench: Bench, path: Path) -> None:
         "processors": os.cpu_count(),
         "system": platform.platform(),
     }
-    results = [asdict(result) | {"ratio": result.ratio} for result in bench.results]
+    results = [asdict(result) for result in bench.results]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine, "quick": bench.quick, "rounds": bench.rounds, "results": results}, indent=2) + "\n")
 
