@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from ledger.errors import refusal
+from ledger.errors import LedgerError, refusal
 from ledger.request_ids import format_request_id, request_digest
 from ledger.rules import fold
 from ledger.rules.packed import transfer_of_packed
-from ledger.rules.runs import fold_transfers, read_transfers
+from ledger.rules.stored_runs import fold_stretch, read_page
 from ledger.state import State
 from ledger.unknown_fields import find_unknown_field
 from stockledger.v1.errors_pb2 import Reason
@@ -18,7 +18,7 @@ from stockledger.v1.events_pb2 import Entry
 from stockledger.v1.transfers_pb2 import TransferUnitsRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from ledger.log.store import Log
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     """Called with (done, total) entries."""
 
 _PROGRESS_EVERY = 8192
+_PARCEL_ENTRIES = 1024
+"""Plain transfers are read so many at once."""
+_PAGE_BYTES_LARGE = 1 << 17
+"""From so many bytes on, a page is a parcel by itself: it has few of them, and memory stays small."""
 
 
 def parse_entry(data: bytes, index: int) -> Entry:
@@ -50,18 +54,41 @@ def fold_log(state: State, log: Log, stop: int, progress: Progress | None = None
     Raises: DataLoss LOG_CORRUPT with the first bad index.
     """
     told = state.size
-    for page in log.read_pages_checked(state.size, stop):
-        run = read_transfers(state, page)
-        if run is not None:
-            fold_transfers(state, run)
-        else:
-            for data in page:
-                _fold_one(state, data)
+    for entries in _parcels(log.read_pages_checked(state.size, stop)):
+        _fold_parcel(state, entries)
         if progress is not None and state.size - told >= _PROGRESS_EVERY:
             told = state.size
             progress(told, stop)
     if progress is not None:
         progress(stop, stop)
+
+
+def _parcels(pages: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
+    """Gather pages into parcels. What was read before a bad page is given before it is told of: an earlier entry may be worse."""
+    parcel: list[bytes] = []
+    try:
+        for page in pages:
+            parcel += page
+            if len(parcel) >= _PARCEL_ENTRIES or sum(map(len, page)) > _PAGE_BYTES_LARGE:
+                yield parcel
+                parcel = []
+    except LedgerError:
+        yield parcel
+        raise
+    yield parcel
+
+
+def _fold_parcel(state: State, entries: Sequence[bytes]) -> None:
+    """Fold entries, plain transfers that follow each other at once."""
+    page = read_page(entries)
+    done = 0
+    if page is not None:
+        for start, stop in page.stretches():
+            for data in entries[done:start]:
+                _fold_one(state, data)
+            done = stop if fold_stretch(state, page, start, stop) else start
+    for data in entries[done:]:
+        _fold_one(state, data)
 
 
 def _fold_one(state: State, data: bytes) -> None:

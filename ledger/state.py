@@ -61,6 +61,9 @@ FIRST_ACCOUNT_NUMBER: Final = 16
 REQUEST_WINDOW_SECONDS_MIN: Final = 60
 """However many requests come, those of the last minute are remembered."""
 
+UNITS_BOUND: Final = 1 << 63
+"""A holding has 64 bits, its sign among them."""
+
 _MISSING: Final = object()
 
 
@@ -270,6 +273,14 @@ class State:
         self.add_to_cells(book, book.units, giving, -moving)
         self.add_to_cells(book, book.units, taking, moving)
 
+    def has_room(self, instrument_number: int, sources: Sequence[int], destinations: Sequence[int], units: Sequence[int]) -> bool:
+        """Return whether no holding can leave 64 bits, whatever the order in which these movements are booked."""
+        book = self.books[instrument_number]
+        book.reach(max(map(max, (sources, destinations))) + 1)
+        column, moved = book.units, sum(units)
+        least, greatest = min(map(column.__getitem__, sources)), max(map(column.__getitem__, destinations))
+        return least - moved >= -UNITS_BOUND and greatest + moved < UNITS_BOUND
+
     def add_to_cells(self, book: Book, column: array[int], numbers: Any, changes: Any) -> None:
         """Add to many cells of one of a book's columns; both are numpy columns, and an account may stand in them many times.
 
@@ -335,10 +346,13 @@ class State:
 
     def window_holds(self, request_ids: Sequence[bytes], decision_time_us: int) -> bool:
         """Return whether these ids can be remembered together, up to a decision time: one by one, none would be forgotten or too old."""
+        return self.window_has_room(len(request_ids), int.from_bytes(min(request_ids)[:6], "big") // 1000, decision_time_us)
+
+    def window_has_room(self, count: int, oldest_second: int, decision_time_us: int) -> bool:
+        """Return whether so many ids can be remembered together, the oldest of which was made in this second."""
         requests = self.requests
-        if requests.count + len(request_ids) > self.request_window_count:
+        if requests.count + count > self.request_window_count:
             return False
-        oldest_second = int.from_bytes(min(request_ids)[:6], "big") // 1000
         return oldest_second >= max(requests.low_water_second, decision_time_us // 1_000_000 - self.request_window_seconds)
 
     def remember_requests(self, request_ids: Sequence[bytes], principal: str, locations: range, decision_time_us: int) -> None:
@@ -356,6 +370,20 @@ class State:
             bucket.update(new)
             assert len(bucket) == remembered, "a request is booked once"
             requests.count += len(new)
+        self._forget_requests(decision_time_us // 1_000_000)
+
+    def remember_stored(self, keys: Sequence[bytes], starts: Sequence[tuple[int, int]], first_location: int, decision_time_us: int) -> None:
+        """Note requests of entries in the log that follow each other, as `remember_request` does one by one; `window_has_room` was asked.
+
+        `starts` are (position, second): from this key on, ids were made in this second.
+        """
+        assert self.journal is None, "what is stored is not undone"
+        seconds = self.requests.seconds
+        stops = [*(position for position, _ in starts), len(keys)]
+        for (start, second), stop in zip(starts, stops[1:], strict=True):
+            locations = range(first_location + (start << 16), first_location + (stop << 16), 1 << 16)
+            seconds.setdefault(second, {}).update(zip(keys[start:stop], locations, strict=True))
+        self.requests.count += len(keys)
         self._forget_requests(decision_time_us // 1_000_000)
 
     def _forget_requests(self, decision_second: int) -> None:

@@ -429,7 +429,7 @@ class Log:
             first = leaf_index(page[0][0])
             offset = first % TILE_WIDTH
             hashes = self.tree.tile(0, first // TILE_WIDTH, offset + len(page))
-            self._compare_leaves(first, leaf_hashes(row[2] for row in page), hashes[offset * HASH_BYTES :])
+            self._compare_leaves(first, leaf_hashes([row[2] for row in page]), hashes[offset * HASH_BYTES :])
             yield page
 
     def _page(self, ledger_id: str, start: int, stop: int) -> list[Row]:

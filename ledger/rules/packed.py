@@ -30,9 +30,16 @@ def evolve_packed(state: State, event: TransfersPacked, decided: Decided) -> Non
 
 def post_run(state: State, instruments: Sequence[int], sources: Sequence[int], destinations: Sequence[int], units: Sequence[int]) -> None:
     """Book movements of any instruments, by their numbers, whose order does not matter any more."""
+    for instrument, legs in legs_by_instrument(instruments, sources, destinations, units).items():
+        state.post_columns(instrument, *legs)
+
+
+def legs_by_instrument(
+    instruments: Sequence[int], sources: Sequence[int], destinations: Sequence[int], units: Sequence[int]
+) -> dict[int, tuple[Sequence[int], Sequence[int], Sequence[int]]]:
+    """Return the sources, destinations and units of each instrument's movements."""
     if len(set(instruments)) == 1:
-        state.post_columns(instruments[0], sources, destinations, units)
-        return
+        return {instruments[0]: (sources, destinations, units)}
     legs: dict[int, tuple[list[int], list[int], list[int]]] = {}
     for instrument, source, destination, moved in zip(instruments, sources, destinations, units, strict=True):
         columns = legs.get(instrument)
@@ -41,8 +48,7 @@ def post_run(state: State, instruments: Sequence[int], sources: Sequence[int], d
         columns[0].append(source)
         columns[1].append(destination)
         columns[2].append(moved)
-    for instrument, mine in legs.items():
-        state.post_columns(instrument, *mine)
+    return {**legs}
 
 
 def transfer_of_packed(state: State, packed: TransfersPacked, position: int) -> UnitsTransferred:
