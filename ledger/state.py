@@ -276,9 +276,15 @@ class State:
     def has_room(self, instrument_number: int, sources: Sequence[int], destinations: Sequence[int], units: Sequence[int]) -> bool:
         """Return whether no holding can leave 64 bits, whatever the order in which these movements are booked."""
         book = self.books[instrument_number]
-        book.reach(max(map(max, (sources, destinations))) + 1)
-        column, moved = book.units, sum(units)
-        least, greatest = min(map(column.__getitem__, sources)), max(map(column.__getitem__, destinations))
+        if vectors.worthwhile(len(units)):
+            giving, taking = vectors.int64s(sources), vectors.int64s(destinations)
+            book.reach(int(max(giving.max(), taking.max())) + 1)
+            column = vectors.view_of(book.units)
+            least, greatest, moved = int(column[giving].min()), int(column[taking].max()), vectors.exact_sum(vectors.int64s(units))
+        else:
+            book.reach(max(*sources, *destinations) + 1)
+            least, greatest = min(map(book.units.__getitem__, sources)), max(map(book.units.__getitem__, destinations))
+            moved = sum(units)
         return least - moved >= -UNITS_BOUND and greatest + moved < UNITS_BOUND
 
     def add_to_cells(self, book: Book, column: array[int], numbers: Any, changes: Any) -> None:

@@ -162,13 +162,16 @@ def fold_stretch(state: State, page: StoredPage, start: int, stop: int) -> bool:
     try:
         keys = _keys(page, part)
         instruments = _numbers(state.instruments, page.instruments.within(part), page)
-        sources = _numbers(state.accounts, page.sources.within(part), page)
-        destinations = _numbers(state.accounts, page.destinations.within(part), page)
+        sources = vectors.int64s(_numbers(state.accounts, page.sources.within(part), page))
+        destinations = vectors.int64s(_numbers(state.accounts, page.destinations.within(part), page))
     except (KeyError, UnicodeDecodeError):
         return False
-    if any(map(int.__eq__, sources, destinations)) or min(sources) < 0 or min(destinations) < 0:
+    if (sources == destinations).any() or min(sources.min(), destinations.min()) < 0:
         return False
-    legs = legs_by_instrument(instruments, sources, destinations, units.tolist())
+    units = units.astype(vectors.numpy.int64)
+    legs = {instruments[0]: (sources, destinations, units)}
+    if len({*instruments}) > 1:
+        legs = legs_by_instrument(instruments, sources.tolist(), destinations.tolist(), units.tolist())
     if not all(state.has_room(instrument, *mine) for instrument, mine in legs.items()):
         return False
     for instrument, mine in legs.items():
