@@ -262,7 +262,7 @@ class State:
 
     def post_columns(self, instrument_number: int, sources: Sequence[int], destinations: Sequence[int], units: Sequence[int]) -> None:
         """Book movements of one instrument whose order does not matter any more: all of them were found acceptable."""
-        if not vectors.worthwhile(len(units)):
+        if not vectors.worthwhile(len(units)) or not self.has_room(instrument_number, sources, destinations, units):
             for source, destination, moved in zip(sources, destinations, units, strict=True):
                 self.post(instrument_number, source, destination, moved)
             return

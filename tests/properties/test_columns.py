@@ -237,3 +237,22 @@ def test_a_packed_field_reads_as_the_message_does(values: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vectors, "numpy", None)
         assert LegColumns.FromString(vectors.packed_field(4, vectors.little_endian(values, "q"))) == expected
+
+
+# ---- booking ---------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(vectors.numpy is None, reason="columns need numpy")
+@pytest.mark.parametrize("holding", [INT64_MAX - 1, 5 - INT64_MAX])
+def test_no_holding_leaves_64_bits_in_silence(holding: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a forged log comes that far; it is refused with numpy as without it."""
+    account, other = 16, 17
+    legs = ([other], [account], [1]) if holding > 0 else ([account], [other], [1])
+    for at_once in (1, 1_000_000):
+        monkeypatch.setattr(vectors, "WORTHWHILE", at_once)
+        state = State()
+        state.books[1] = Book()
+        state.books[1].reach(18)
+        state.books[1].units[account] = holding
+        with pytest.raises(OverflowError):
+            state.post_columns(1, *(column * 60 for column in legs))
