@@ -196,8 +196,8 @@ class State:
     actions: dict[str, Action] = field(default_factory=dict)
     entitlements: dict[str, Entitlement] = field(default_factory=dict)
     """Of actions that are fixed and not completed."""
-    owed: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
-    """What actions blocked or left unclaimed: (action, account number) -> (blocked units, unclaimed units)."""
+    owed: dict[tuple[str, int], tuple[int, int, int]] = field(default_factory=dict)
+    """What actions blocked or left unclaimed: (action, account number) -> (blocked, unclaimed, withheld before) units."""
 
     receivables: dict[tuple[str, str, str], int] = field(default_factory=dict)
     """Units owed after reversals, by (holder, instrument, loss account)."""

@@ -31,6 +31,7 @@ COLUMNS: Final = {
 }  # fmt: skip
 """Message -> its fields shown, in order. Everything is in the JSON."""
 _NUMERIC: Final = frozenset({FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64})
+_OWED_IN_CASH: Final = ("blocked_units", "unclaimed_units", "withheld_units")
 _COUNTS: Final = ("_count", "size")
 _DETAIL_LENGTH: Final = 60
 
@@ -130,8 +131,8 @@ def _text_of_message(field: Any, value: Any) -> str:
 
 
 def _instrument_of(message: Any, name: str) -> str:
-    """Return the symbol of the instrument whose units a field counts: the cash for `cash_units` and fees, the row's own otherwise."""
-    if "cash" in name or "fee" in name:
+    """Return the symbol of the instrument whose units a field counts: the cash of `cash_units`, fees and entitlements, or the row's own."""
+    if "cash" in name or "fee" in name or name in _OWED_IN_CASH:
         return str(getattr(message, "cash_instrument", ""))
     return str(getattr(message, "instrument", "") or getattr(message, "symbol", ""))
 

@@ -126,6 +126,7 @@ TABLE: Final[dict[str, str]] = {
     "CorporateActionService/TakeDueSteps": "    + + . . . + . + .",
     "CorporateActionService/GetAction": "       = = = = = = = = =",
     "CorporateActionService/ListActions": "     = = = = = = = = =",
+    "CorporateActionService/ListOwed": "        + + + . o . + . +",
     "ChainService/RegisterChain": "             + . . . . . . . .",
     "ChainService/AmendChain": "                + . . . . . . . .",
     "ChainService/GetChain": "                  = = = = = = = = =",

@@ -84,11 +84,11 @@ HARMLESS: Final = frozenset(
     {
         *("request_id", "validate_only", "page_size", "page_token", "size", "old_size", "start_index", "stop_when_caught_up"),
         *("seconds", "nanos", "limit", "last", "units", "cash_units", "released_units", "position", "fill"),
-        *("country", "investor_class", "state", "frozen", "name", "cause", "reference", "delivery_reference", "in_kind"),
+        *("country", "investor_class", "state", "frozen", "name", "cause", "reference", "delivery_reference", "in_kind", "action"),
         *("cash_instrument", "purpose", "signature", "each_on_its_own", "number", "kind"),
     }
 )
-"""Fields of requests that brokers may make which name nothing of anybody's; a currency is everybody's."""
+"""Fields of requests that brokers may make which name nothing of anybody's; a currency is everybody's, and so is a corporate action."""
 
 
 class Field(NamedTuple):

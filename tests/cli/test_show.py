@@ -3,10 +3,16 @@ from __future__ import annotations
 import json
 
 import pytest
-from command_line import entries_of
+from actions import dividend
+from command_line import HOUR_US, entries_of, fill_books
+from durable import fund
+from scenario import FixedClock
 
 from ledger import Ledger
 from services.cli.output import decimal_text, parse_decimal_text, ratio_text
+from stockledger.v1.accounts_pb2 import FreezeAccountRequest
+from stockledger.v1.approvals_pb2 import ApproveCommandRequest
+from stockledger.v1.corporate_actions_pb2 import ExecuteActionRequest, FixEntitlementsRequest
 
 
 @pytest.fixture
@@ -224,3 +230,25 @@ def test_a_ratio_is_written_without_trailing_zeros(value, text):
 def test_what_is_no_decimal_number_is_refused(text):
     with pytest.raises(ValueError, match=r"is not a number such as|has more than 8 decimals"):
         parse_decimal_text(text, 8)
+
+
+def test_what_actions_owe_is_shown_in_cash(run, place):
+    url = f"sqlite:///{place / 'owed.db'}"
+    clock = FixedClock()
+    with Ledger.open(url, ledger_id="acme", clock=clock) as books:
+        fill_books(books, clock.wall_us())
+        books.execute(FreezeAccountRequest(account="book:alice", legal_reference="order 7"))
+        fund(books, "USDC", "book:bob", 10**9)
+        books.execute(dividend({"funding_account": "book:bob", "withholding": []}, action="DVCA"))
+        clock.pass_time(HOUR_US)
+        books.execute(FixEntitlementsRequest(action="DVCA"))
+        clock.pass_time(HOUR_US)
+        waiting = books.execute(ExecuteActionRequest(action="DVCA"))
+        books.execute(ApproveCommandRequest(approval=waiting.booking.approval), principal="carol")
+    done = run("show", "owed", "DVCA", "--store", url, "--as-of-time", "2026-11-23")
+    assert (done.code, done.err) == (0, "")
+    titles, _, row = done.lines
+    assert titles.split("  ")[0] == "action"
+    assert row.split()[:8] == ["DVCA", "AAPLx", "book:alice", "h-1", "USDC", "2.250000", "0.000000", "0.000000"]
+    assert row.endswith("ACCOUNT_FROZEN  book:alice is frozen (order 7)")
+    assert run("show", "owed", "--holder", "h-2", "--store", url, "--json").json["owed"] == []

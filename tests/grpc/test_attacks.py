@@ -5,16 +5,26 @@ from __future__ import annotations
 import grpc
 import pytest
 from grpc_server_thread import METHODS, Client, RunningServer, book, broker_holder, give, market, request_id
-from scenario import account
+from scenario import FixedClock, account, holder
 
+from ledger.answers import timestamp
 from ledger.rules import RULES
 from services.grpc_server.authorization import cells_of
 from stockledger.v1 import accounts_pb2, audit_pb2, holds_pb2
-from stockledger.v1.accounts_pb2 import OpenAccountRequest
+from stockledger.v1.accounts_pb2 import FreezeAccountRequest, OpenAccountRequest
 from stockledger.v1.approvals_pb2 import GrantRoleRequest, ListApprovalsRequest, ListRolesRequest, Role
 from stockledger.v1.audit_pb2 import FindRequestRequest, GetReceiptRequest, StreamEntriesRequest
 from stockledger.v1.common_pb2 import AsOf, LegColumns
+from stockledger.v1.corporate_actions_pb2 import (
+    ActionTerms,
+    AnnounceActionRequest,
+    CashDividend,
+    ExecuteActionRequest,
+    FixEntitlementsRequest,
+    ListOwedRequest,
+)
 from stockledger.v1.holds_pb2 import ExecuteHoldRequest, HoldPurpose, PlaceHoldRequest
+from stockledger.v1.instruments_pb2 import ActionMethod
 from stockledger.v1.settlement_pb2 import SettleTradesRequest
 from stockledger.v1.transfers_pb2 import TransferBatchRequest, TransferUnitsRequest
 
@@ -150,9 +160,9 @@ def test_new_accounts_are_named_under_ones_own_name(broker, name):
 
 def test_a_holder_is_registered_and_moved_within_ones_own_alone(broker):
     register = "AccountService/RegisterHolder"
-    for holder, of in (("broker-a/new", "broker-b"), ("broker-a/new", ""), ("broker-b/new", "broker-a"), ("new", "broker-a")):
+    for name, of in (("broker-a/new", "broker-b"), ("broker-a/new", ""), ("broker-b/new", "broker-a"), ("new", "broker-a")):
         request = broker_holder("broker-a", "x")
-        request.holder, request.broker = holder, of
+        request.holder, request.broker = name, of
         assert broker.reason(register, request) == "NOT_PERMITTED"
     assert broker.reason(register, broker_holder("broker-a", "new")) == "OK"
     amend = accounts_pb2.AmendHolderRequest
@@ -211,6 +221,45 @@ def test_a_broker_lists_his_own_holders_only(broker):
     assert list(broker.call("AccountService/ListHolders", own).holders) == holders
     for other in ("broker-b", ""):
         assert broker.reason("AccountService/ListHolders", accounts_pb2.ListHoldersRequest(broker=other)) == "NOT_PERMITTED"
+
+
+def test_a_broker_sees_what_actions_owe_his_own_holders_only():
+    clock = FixedClock()
+    with market(clock=clock) as books:
+        book(books, holder("issuer"), account("book:issuer-cash", "issuer"))
+        give(books, "USDC", "book:issuer-cash", 10**12)
+        for broker in ("broker-a", "broker-b"):
+            book(books, FreezeAccountRequest(account=f"book:{broker}/alice", legal_reference=f"secret-of-{broker[-1]}"))
+        book(books, FreezeAccountRequest(account="book:house", legal_reference="secret-of-house"))
+        moments = [timestamp(clock.wall_us() + seconds * 1_000_000) for seconds in (10, 20)]
+        terms = CashDividend(cash_instrument="USDC", cash_per_share_e8=10**12, funding_account="book:issuer-cash", reference_price_e8=1)
+        dates = dict.fromkeys(("ex_date", "record_date", "payment_date"), "2026-11-22")
+        announcement = AnnounceActionRequest(
+            action="DVCA",
+            instrument="AAPLx",
+            fixing_time=moments[0],
+            execution_time=moments[1],
+            method=ActionMethod.ACTION_METHOD_HOLDINGS,
+            terms=ActionTerms(cash_dividend=terms),
+            **dates,
+        )
+        book(books, announcement)
+        clock.pass_time(15_000_000)
+        book(books, FixEntitlementsRequest(action="DVCA"))
+        clock.pass_time(15_000_000)
+        book(books, ExecuteActionRequest(action="DVCA"))
+        owed = {each.account for each in books.execute(ListOwedRequest()).owed}
+        assert owed == {"book:broker-a/alice", "book:broker-b/alice", "book:house"}
+        with RunningServer(books, local_principals=True) as server, Client(server.address, "broker-a") as broker:
+            pages = pages_of(broker, "CorporateActionService/ListOwed", ListOwedRequest(page_size=1))
+            found = [each for page in pages for each in page.owed]
+            assert [(each.account, each.holder, each.reason) for each in found] == [
+                ("book:broker-a/alice", "broker-a/alice", "ACCOUNT_FROZEN")
+            ]
+            assert not any(secret in str(pages) for secret in ("secret-of-b", "secret-of-house", "broker-b", "book:house"))
+            own = ListOwedRequest(holder="broker-a/alice", action="DVCA", instrument="AAPLx")
+            assert list(broker.call("CorporateActionService/ListOwed", own).owed) == found
+            assert broker.reason("CorporateActionService/ListOwed", ListOwedRequest(holder="broker-b/alice")) == "NOT_PERMITTED"
 
 
 def test_page_tokens_are_good_for_one_query_and_one_principal(broker, server):

@@ -325,7 +325,7 @@ def test_an_entitlement_keeps_its_account_open(books: Scenario, table: str) -> N
     if table == "entitlements":
         state.entitlements["AAPL-DVCA"] = Entitlement((number,), (100,), 10**18)
     else:
-        state.owed["AAPL-DVCA", number] = (5, 0)
+        state.owed["AAPL-DVCA", number] = (5, 0, 0)
     books.when(close()).raises("ACCOUNT_NOT_EMPTY", due="action AAPL-DVCA")
     books.when(close("book:bob")).accepted()
     getattr(state, table).clear()

@@ -26,7 +26,7 @@ from stockledger.v1.accounts_pb2 import (
     UnfreezeAccountRequest,
     UnfreezeHolderRequest,
 )
-from stockledger.v1.common_pb2 import Operation
+from stockledger.v1.common_pb2 import AsOf, Operation
 from stockledger.v1.corporate_actions_pb2 import (
     Action,
     ActionAnnounced,
@@ -44,11 +44,15 @@ from stockledger.v1.corporate_actions_pb2 import (
     FixEntitlementsRequest,
     GetActionRequest,
     ListActionsRequest,
+    ListOwedRequest,
+    OwedEntitlement,
     ReleaseEntitlementRequest,
 )
+from stockledger.v1.eligibility_pb2 import EligibilityRule, SetEligibilityRequest
 from stockledger.v1.events_pb2 import Entry
 from stockledger.v1.holds_pb2 import HoldPurpose, PlaceHoldRequest
 from stockledger.v1.instruments_pb2 import HaltInstrumentRequest, ResumeInstrumentRequest, RetireInstrumentRequest
+from stockledger.v1.issuance_pb2 import IssueUnitsRequest
 from stockledger.v1.transfers_pb2 import Receivable, TransferUnitsRequest
 
 SHARE = 10**8
@@ -344,6 +348,74 @@ def test_once_unfrozen_it_goes_elsewhere_without_an_enforcer(books: Scenario) ->
     carry_out(books, dividend())
     books.given(UnfreezeAccountRequest(account="book:alice", legal_reference="order 8"))
     books.when(release(destination="book:alice-new")).accepted()
+
+
+def owed(books: Scenario, **fields: Any) -> list[OwedEntitlement]:
+    """Return a list of what is owed, all pages."""
+    request, found = ListOwedRequest(page_size=1, **fields), []
+    while True:
+        answer = books.books.execute(request)
+        assert answer.size == books.books.size
+        found += answer.owed
+        if not answer.next_page_token:
+            return found
+        request.page_token = answer.next_page_token
+
+
+def test_what_actions_owe_is_listed_with_why(books: Scenario) -> None:
+    """Of four who have AAPLx alice is frozen, bob's relation has ended, carol may not hold the cash, and dave is paid."""
+    books.given(
+        *(IssueUnitsRequest(instrument="AAPLx", account=f"book:{name}", units=SHARE, reference="DTC 2") for name in ("carol", "dave")),
+        FreezeAccountRequest(account="book:alice", legal_reference="order 7"),
+        AmendHolderRequest(holder="h-bob", state=HolderState.HOLDER_STATE_CLOSED),
+        AmendHolderRequest(holder="h-carol", country="US"),
+        SetEligibilityRequest(instrument="USDC", rule=EligibilityRule(effective_date="2026-01-01", barred_countries=["US"])),
+    )
+    carry_out(books, dividend({"withholding": [{"country": "DE", "rate_bps": 1500}, {"country": "US", "rate_bps": 3000}]}))
+    alice, bob, carol = found = owed(books)
+    assert alice == OwedEntitlement(
+        action="ACTION-1",
+        instrument="AAPLx",
+        account="book:alice",
+        holder="h-alice",
+        cash_instrument="USDC",
+        blocked_units=212_500,
+        withheld_units=37_500,
+        reason="ACCOUNT_FROZEN",
+        explanation="book:alice is frozen (order 7)",
+    )
+    assert (bob.holder, bob.blocked_units, bob.unclaimed_units, bob.reason) == ("h-bob", 0, 750_000, "HOLDER_NOT_ACTIVE")
+    assert (carol.holder, carol.blocked_units, carol.withheld_units, carol.reason) == ("h-carol", 175_000, 75_000, "HOLDER_NOT_ELIGIBLE")
+    of_ledger = holdings(books, "USDC")
+    assert sum(each.blocked_units for each in found) == of_ledger["ledger:blocked"]
+    assert sum(each.unclaimed_units for each in found) == of_ledger["ledger:unclaimed"]
+    assert owed(books, holder="h-bob") == owed(books, holder="h-bob", action="ACTION-1", instrument="AAPLx") == [bob]
+    assert owed(books, instrument="NVDAx") == owed(books, holder="h-dave") == []
+
+    books.given(HaltInstrumentRequest(instrument="USDC", operations=[Operation.OPERATION_TRANSFER]))
+    assert {each.reason for each in owed(books)} == {"INSTRUMENT_HALTED"}
+    books.given(ResumeInstrumentRequest(instrument="USDC", operations=[Operation.OPERATION_TRANSFER]))
+    books.given(UnfreezeAccountRequest(account="book:alice", legal_reference="order 8"))
+    assert [each.reason for each in owed(books)] == ["", "HOLDER_NOT_ACTIVE", "HOLDER_NOT_ELIGIBLE"]
+    size = books.books.size
+    books.when(release()).accepted()
+    assert owed(books) == [bob, carol]
+    before = books.books.execute(ListOwedRequest(as_of=AsOf(size=size))).owed
+    assert [each.account for each in before] == ["book:alice", "book:bob", "book:carol"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "fields"),
+    [
+        ("ACTION_NOT_FOUND", {"action": "NONE", "instrument": "NONE"}),
+        ("INSTRUMENT_NOT_FOUND", {"instrument": "NONE", "holder": "NONE"}),
+        ("HOLDER_NOT_FOUND", {"holder": "NONE"}),
+    ],
+)
+def test_refusals_of_a_list_of_what_is_owed(books: Scenario, reason: str, fields: dict[str, str]) -> None:
+    with pytest.raises(ledger.LedgerError) as caught:
+        books.books.execute(ListOwedRequest(**fields))
+    assert caught.value.reason_name == reason
 
 
 def test_a_holder_whose_relation_has_ended_leaves_it_unclaimed(books: Scenario) -> None:

@@ -224,9 +224,9 @@ def evolve_distribution(state: State, event: DistributionPaid, decided: Decided)
     ):
         if units:
             state.post(cash, funding, destination, units)
-    for number, blocked_units, unclaimed_units in zip(event.accounts, event.blocked_units, event.unclaimed_units, strict=True):
-        if blocked_units or unclaimed_units:
-            state.put(state.owed, (event.action, number), (blocked_units, unclaimed_units))
+    for number, *owed in zip(event.accounts, event.blocked_units, event.unclaimed_units, event.withheld_units, strict=True):
+        if owed[0] or owed[1]:
+            state.put(state.owed, (event.action, number), (owed[0], owed[1], owed[2]))
     action = _add_to_totals(
         state,
         state.actions[event.action],

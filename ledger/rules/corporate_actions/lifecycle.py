@@ -23,7 +23,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
 from ledger import records
-from ledger.errors import refusal
+from ledger.errors import LedgerError, refusal
 from ledger.records import NEVER
 from ledger.rules.approvals import check_role
 from ledger.rules.checks import (
@@ -320,6 +320,16 @@ def evolve_cancelled(state: State, event: ActionCancelled, decided: Decided) -> 
 # ---- release what was blocked or unclaimed --------------------------------------------------------------------------------------------
 
 
+def why_unreleased(state: State, action: records.Action, destination: records.Account, now_us: int) -> LedgerError | None:
+    """Return why what a distribution owes cannot be paid to an account now, or None if it can."""
+    cash = state.instruments[action.distributed]
+    try:
+        check_open(cash, OPERATION_TRANSFER, now_us)
+    except LedgerError as error:
+        return error
+    return why_unpaid(state, cash, destination, now_us)
+
+
 def decide_release(state: State, command: ReleaseEntitlementRequest, context: Context) -> list[EntitlementReleased]:
     check_present(action=command.action, account=command.account)
     action = find_action(state, command.action)
@@ -335,12 +345,11 @@ def decide_release(state: State, command: ReleaseEntitlementRequest, context: Co
     if account.freeze_reference and destination is not account:
         # A freeze of one account must not be walked around by the holder's other one; after a recovery an enforcer pays there.
         check_role(state, context, Role.ROLE_ENFORCER)
-    cash = state.instruments[action.distributed]
-    check_open(cash, OPERATION_TRANSFER, context.decision_time_us)
-    why = why_unpaid(state, cash, destination, context.decision_time_us)
+    why = why_unreleased(state, action, destination, context.decision_time_us)
     if why is not None:
         raise why
-    blocked, unclaimed = owed
+    cash = state.instruments[action.distributed]
+    blocked, unclaimed, _ = owed
     return [
         EntitlementReleased(
             action=action.action,
@@ -355,7 +364,8 @@ def decide_release(state: State, command: ReleaseEntitlementRequest, context: Co
 
 def evolve_released(state: State, event: EntitlementReleased, decided: Decided) -> None:
     key = (event.action, state.accounts[event.account].number)
-    assert sum(state.owed[key]) == event.units, "what is released is what was owed"
+    blocked, unclaimed, _ = state.owed[key]
+    assert blocked + unclaimed == event.units, "what is released is what was owed"
     source = BLOCKED if event.blocked else UNCLAIMED
     state.post(state.instruments[event.instrument].number, source, state.accounts[event.destination].number, event.units)
     state.remove(state.owed, key)

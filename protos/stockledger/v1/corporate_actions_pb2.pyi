@@ -1218,3 +1218,137 @@ class ListActionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListActionsResponse: _TypeAlias = ListActionsResponse  # noqa: Y015
+
+@_typing.final
+class OwedEntitlement(_message.Message):
+    """What an action still owes one account: it was fixed, and could not be paid."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    HOLDER_FIELD_NUMBER: _builtins.int
+    CASH_INSTRUMENT_FIELD_NUMBER: _builtins.int
+    BLOCKED_UNITS_FIELD_NUMBER: _builtins.int
+    UNCLAIMED_UNITS_FIELD_NUMBER: _builtins.int
+    WITHHELD_UNITS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    action: _builtins.str
+    """The action. Example: "AAPL-2024-11-DVCA"."""
+    instrument: _builtins.str
+    """The instrument it is of. Example: "AAPLx"."""
+    account: _builtins.str
+    """The entitled account. Example: "book:alice"."""
+    holder: _builtins.str
+    """Its holder; empty for an unregistered wallet. Example: "h-1001"."""
+    cash_instrument: _builtins.str
+    """What is owed. Example: "USDC"."""
+    blocked_units: _builtins.int
+    """Set aside because account or holder was frozen, or the holder not eligible. Example: 2125."""
+    unclaimed_units: _builtins.int
+    """Set aside for any other reason: the relation had ended, the account was closed, or is a wallet's. Example: 0."""
+    withheld_units: _builtins.int
+    """Withheld as tax before that, and not owed any more; GetAction tells what was withheld in all. Example: 375."""
+    reason: _builtins.str
+    """Why it could not be released to the account now, a reason of errors.proto without its prefix; empty: it could. Example: "ACCOUNT_FROZEN"."""
+    explanation: _builtins.str
+    """The same in words. Example: "book:alice is frozen (court order 12/2026)"."""
+    def __init__(
+        self,
+        *,
+        action: _builtins.str = ...,
+        instrument: _builtins.str = ...,
+        account: _builtins.str = ...,
+        holder: _builtins.str = ...,
+        cash_instrument: _builtins.str = ...,
+        blocked_units: _builtins.int = ...,
+        unclaimed_units: _builtins.int = ...,
+        withheld_units: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        explanation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "action", b"action", "blocked_units", b"blocked_units", "cash_instrument", b"cash_instrument", "explanation", b"explanation", "holder", b"holder", "instrument", b"instrument", "reason", b"reason", "unclaimed_units", b"unclaimed_units", "withheld_units", b"withheld_units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OwedEntitlement: _TypeAlias = OwedEntitlement  # noqa: Y015
+
+@_typing.final
+class ListOwedRequest(_message.Message):
+    """List what actions still owe, by action and account. Refusals: ACTION_NOT_FOUND, INSTRUMENT_NOT_FOUND, HOLDER_NOT_FOUND."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AS_OF_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_FIELD_NUMBER: _builtins.int
+    HOLDER_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most this many items, 1 to 1,000; 0: 100. Example: 50."""
+    page_token: _builtins.str
+    """next_page_token of the page before; empty: the first page. Example: "AAPL-2024-11-DVCA 0000000016"."""
+    action: _builtins.str
+    """Only of this action; empty: all. Example: "AAPL-2024-11-DVCA"."""
+    instrument: _builtins.str
+    """Only of actions of this instrument; empty: all. Example: "AAPLx"."""
+    holder: _builtins.str
+    """Only to accounts of this holder; empty: all. Example: "h-1001"."""
+    @_builtins.property
+    def as_of(self) -> _common_pb2.AsOf:
+        """The state to read; absent: now. Example: size 1000."""
+
+    def __init__(
+        self,
+        *,
+        as_of: _common_pb2.AsOf | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        action: _builtins.str = ...,
+        instrument: _builtins.str = ...,
+        holder: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "as_of", b"as_of", "holder", b"holder", "instrument", b"instrument", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOwedRequest: _TypeAlias = ListOwedRequest  # noqa: Y015
+
+@_typing.final
+class ListOwedResponse(_message.Message):
+    """Answer to ListOwedRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    OWED_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    """Size of the log that this answer reflects, in entries. Example: 1000."""
+    next_page_token: _builtins.str
+    """Pass it as page_token for the next page; empty: this was the last. Example: "AAPL-2024-11-DVCA 0000000115"."""
+    @_builtins.property
+    def owed(self) -> _containers.RepeatedCompositeFieldContainer[Global___OwedEntitlement]:
+        """The page. Example: [{action: "AAPL-2024-11-DVCA", account: "book:alice"}]."""
+
+    def __init__(
+        self,
+        *,
+        size: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
+        owed: _abc.Iterable[Global___OwedEntitlement] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "owed", b"owed", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOwedResponse: _TypeAlias = ListOwedResponse  # noqa: Y015

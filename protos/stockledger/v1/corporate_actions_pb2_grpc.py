@@ -75,6 +75,11 @@ class CorporateActionServiceStub:
                 request_serializer=stockledger_dot_v1_dot_corporate__actions__pb2.ListActionsRequest.SerializeToString,
                 response_deserializer=stockledger_dot_v1_dot_corporate__actions__pb2.ListActionsResponse.FromString,
                 _registered_method=True)
+        self.ListOwed = channel.unary_unary(
+                '/stockledger.v1.CorporateActionService/ListOwed',
+                request_serializer=stockledger_dot_v1_dot_corporate__actions__pb2.ListOwedRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_corporate__actions__pb2.ListOwedResponse.FromString,
+                _registered_method=True)
 
 
 class CorporateActionServiceServicer:
@@ -137,6 +142,13 @@ class CorporateActionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListOwed(self, request, context):
+        """List what could not be paid. Example: to holder h-1001.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CorporateActionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -179,6 +191,11 @@ def add_CorporateActionServiceServicer_to_server(servicer, server):
                     servicer.ListActions,
                     request_deserializer=stockledger_dot_v1_dot_corporate__actions__pb2.ListActionsRequest.FromString,
                     response_serializer=stockledger_dot_v1_dot_corporate__actions__pb2.ListActionsResponse.SerializeToString,
+            ),
+            'ListOwed': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOwed,
+                    request_deserializer=stockledger_dot_v1_dot_corporate__actions__pb2.ListOwedRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_corporate__actions__pb2.ListOwedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -398,6 +415,33 @@ class CorporateActionService:
             '/stockledger.v1.CorporateActionService/ListActions',
             stockledger_dot_v1_dot_corporate__actions__pb2.ListActionsRequest.SerializeToString,
             stockledger_dot_v1_dot_corporate__actions__pb2.ListActionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOwed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.CorporateActionService/ListOwed',
+            stockledger_dot_v1_dot_corporate__actions__pb2.ListOwedRequest.SerializeToString,
+            stockledger_dot_v1_dot_corporate__actions__pb2.ListOwedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,8 @@ class CorporateActionServiceStub:
     """Read one. Example: NVDA-2024-SPLF."""
     ListActions: _grpc.UnaryUnaryMultiCallable[_corporate_actions_pb2.ListActionsRequest, _corporate_actions_pb2.ListActionsResponse]
     """List them. Example: of NVDAx."""
+    ListOwed: _grpc.UnaryUnaryMultiCallable[_corporate_actions_pb2.ListOwedRequest, _corporate_actions_pb2.ListOwedResponse]
+    """List what could not be paid. Example: to holder h-1001."""
 
 @_typing.type_check_only
 class CorporateActionServiceAsyncStub(CorporateActionServiceStub):
@@ -71,6 +73,8 @@ class CorporateActionServiceAsyncStub(CorporateActionServiceStub):
     """Read one. Example: NVDA-2024-SPLF."""
     ListActions: _aio.UnaryUnaryMultiCallable[_corporate_actions_pb2.ListActionsRequest, _corporate_actions_pb2.ListActionsResponse]  # type: ignore[assignment]
     """List them. Example: of NVDAx."""
+    ListOwed: _aio.UnaryUnaryMultiCallable[_corporate_actions_pb2.ListOwedRequest, _corporate_actions_pb2.ListOwedResponse]  # type: ignore[assignment]
+    """List what could not be paid. Example: to holder h-1001."""
 
 class CorporateActionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Corporate actions, and due steps."""
@@ -138,5 +142,13 @@ class CorporateActionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_corporate_actions_pb2.ListActionsResponse, _abc.Awaitable[_corporate_actions_pb2.ListActionsResponse]]:
         """List them. Example: of NVDAx."""
+
+    @_abc_1.abstractmethod
+    def ListOwed(
+        self,
+        request: _corporate_actions_pb2.ListOwedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_corporate_actions_pb2.ListOwedResponse, _abc.Awaitable[_corporate_actions_pb2.ListOwedResponse]]:
+        """List what could not be paid. Example: to holder h-1001."""
 
 def add_CorporateActionServiceServicer_to_server(servicer: CorporateActionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
