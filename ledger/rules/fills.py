@@ -32,9 +32,9 @@ from ledger.rules.checks import (
     check_units_or_zero,
     find_book_account,
 )
+from ledger.rules.instruments import check_kind
 from stockledger.v1 import issuance_pb2
 from stockledger.v1.errors_pb2 import Reason
-from stockledger.v1.instruments_pb2 import InstrumentKind
 from stockledger.v1.issuance_pb2 import FillsRescaled, RescaledFill
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 FILLS_PER_EVENT_MAX: Final = 1_000
 """A rescaled fill takes up to 57 bytes, an entry 65,535."""
-_CASH: Final = InstrumentKind.INSTRUMENT_KIND_CASH
 _PRICE_SCALE: Final = 10**8
 
 
@@ -83,12 +82,8 @@ def check_fill_fields(command: Any) -> None:
 
 def check_kinds(instrument: Instrument, cash: Instrument) -> None:
     """Refuse unless a security is turned into or out of cash."""
-    if instrument.kind == _CASH:
-        message = f"{instrument.symbol} is cash, a security is needed"
-        raise refusal(Reason.REASON_INSTRUMENT_KIND_UNFIT, message, instrument=instrument.symbol, needed="a security")
-    if cash.kind != _CASH:
-        message = f"{cash.symbol} is not cash"
-        raise refusal(Reason.REASON_INSTRUMENT_KIND_UNFIT, message, instrument=cash.symbol, needed="cash")
+    check_kind(instrument, cash=False)
+    check_kind(cash, cash=True)
 
 
 def find_fee_account(state: State, name: str, fee_units: int) -> Account | None:

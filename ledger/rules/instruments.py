@@ -170,6 +170,14 @@ def evolve_registered(state: State, event: InstrumentRegistered, decided: Decide
     state.put(state.books, new.number, books.Book())
 
 
+def check_kind(instrument: records.Instrument, *, cash: bool) -> None:
+    """Refuse an instrument that is not cash where cash is needed, or is cash where a security is."""
+    if (instrument.kind == CASH) != cash:
+        needed = "cash" if cash else "a security"
+        message = f"{instrument.symbol} is {'not cash' if cash else 'cash, a security is needed'}"
+        raise refusal(Reason.REASON_INSTRUMENT_KIND_UNFIT, message, instrument=instrument.symbol, needed=needed)
+
+
 def find_usable(state: State, symbol: str) -> records.Instrument:
     """Return an instrument that is not retired."""
     instrument = find_instrument(state, symbol)

@@ -1,4 +1,4 @@
-"""Redemptions: units turned back into cash or shares.
+"""Redemptions: units turned back into cash or shares, and units of cash into money at a bank.
 
     command             event                 and in the same booking, where it comes to that
     RequestRedemption   RedemptionRequested   the units are held
@@ -7,6 +7,9 @@
     DeliverRedemption   RedemptionDelivered   units destroyed; DeliveryConfirmed, and a shortfall raised or ended
     RejectRedemption    RedemptionEnded       units not sold are released; fills stay until they are settled
     CancelRedemption    RedemptionEnded       only before anything was sold or delivered
+
+Cash itself is redeemed in kind: its units are held, and destroyed when the bank has paid the money out (DeliverRedemption, `cash_units`),
+as they were created when it came in (IssueUnits). Nothing of it is sold, so it has no fills.
 
 The hold keeps every unit that is not destroyed yet: those sold and not settled, and those left. No gate of reserves stands here, so that
 holders can leave while reserves are short. Rounding is the redeemer's: units up, cash down. The record goes when nothing is left.
@@ -49,6 +52,7 @@ from ledger.rules.fills import (
     replace_fill,
 )
 from ledger.rules.holds import open_hold, take_from_hold
+from ledger.rules.instruments import CASH, check_kind
 from ledger.rules.reserves import reserve_events
 from ledger.state import ISSUANCE
 from stockledger.v1.common_pb2 import Operation
@@ -126,6 +130,20 @@ def units_given(state: State, redemption: Redemption, instrument: Instrument, sh
     return min(units, left)
 
 
+def check_paid_out(state: State, redemption: Redemption, instrument: Instrument, cash_units: int) -> int:
+    """Return the shares (of the currency, at scale 1e8) that a payment of cash takes from the bank, rounded up.
+
+    Example: 250 USDC of 6 decimals are 250_000_000 units and 25_000_000_000 at scale 1e8.
+
+    Raises: HOLD_INSUFFICIENT.
+    """
+    left = units_left(state, redemption)
+    if cash_units > left:
+        message = f"redemption {redemption.redemption} has {left} {instrument.symbol} left, needed {cash_units}"
+        raise refusal(Reason.REASON_HOLD_INSUFFICIENT, message, hold=redemption.hold, remaining=left, needed=cash_units)
+    return check_range("shares at scale 1e8", shares_e8_of_units_ceiling(cash_units, instrument.multiplier, instrument.decimals))
+
+
 def destroy(state: State, redemption: Redemption, units: int) -> None:
     """Book that units of a redemption go back to where they came from. None are left to go where a reverse split took the last."""
     if units:
@@ -137,20 +155,30 @@ def destroy(state: State, redemption: Redemption, units: int) -> None:
 # ---- asked for ----------------------------------------------------------------------------------------------------------------------
 
 
+def find_paid_in(state: State, command: RequestRedemptionRequest, instrument: Instrument) -> Instrument | None:
+    """Return the cash that shares, or the rest of them, are paid in; None where cash itself is redeemed, which is paid in nothing else."""
+    if instrument.kind == CASH and command.in_kind and not command.cash_instrument:
+        return None
+    return find_instrument(state, command.cash_instrument, "cash_instrument")
+
+
 def decide_request(state: State, command: RequestRedemptionRequest, context: Context) -> list[RedemptionRequested]:
-    check_present(instrument=command.instrument, account=command.account, cash_instrument=command.cash_instrument)
+    check_present(instrument=command.instrument, account=command.account)
     if command.in_kind:
         check_text("delivery_reference", command.delivery_reference)
     else:
+        check_present(cash_instrument=command.cash_instrument)
         check_length("delivery_reference", command.delivery_reference)
     check_length("reference", command.reference)
     check_units("units", command.units)
     instrument = find_instrument(state, command.instrument)
-    cash = find_instrument(state, command.cash_instrument, "cash_instrument")
+    cash = find_paid_in(state, command, instrument)
     account = find_book_account(state, command.account)
-    check_kinds(instrument, cash)
+    if cash is not None:
+        check_kinds(instrument, cash)
     check_giver(state, instrument, account, context.decision_time_us)
-    check_eligible(state, cash, account, context.decision_time_us)
+    if cash is not None:
+        check_eligible(state, cash, account, context.decision_time_us)
     check_free(state, instrument, account, command.units)
     return [
         RedemptionRequested(
@@ -159,7 +187,7 @@ def decide_request(state: State, command: RequestRedemptionRequest, context: Con
             account=account.name,
             units=command.units,
             hold=state.next_number("hold"),
-            cash_instrument=cash.symbol,
+            cash_instrument="" if cash is None else cash.symbol,
             in_kind=command.in_kind,
             delivery_reference=command.delivery_reference,
             reference=command.reference,
@@ -211,7 +239,9 @@ def check_only_fraction(state: State, redemption: Redemption, instrument: Instru
 def decide_fill(state: State, command: FillRedemptionRequest, context: Context) -> list[RedemptionFilled]:
     check_fill_fields(command)
     redemption = find_redemption(state, command.redemption)
-    instrument, cash = state.instruments[redemption.instrument], state.instruments[redemption.cash_instrument]
+    instrument = state.instruments[redemption.instrument]
+    check_kind(instrument, cash=False)
+    cash = state.instruments[redemption.cash_instrument]
     account = state.accounts[redemption.account]
     cash_units = check_range("cash_units", cash_of_shares_floor(command.shares_e8, command.price_e8, cash.decimals))
     if command.fee_units > cash_units:
@@ -301,19 +331,37 @@ def evolve_settled(state: State, event: RedemptionSettled, decided: Decided) -> 
 # ---- delivered in kind --------------------------------------------------------------------------------------------------------------
 
 
+def check_delivered(command: DeliverRedemptionRequest) -> int:
+    """Return the whole shares delivered, at scale 1e8, or 0 where cash was paid out instead.
+
+    Raises: FIELD_MALFORMED where both are said; UNITS_NOT_POSITIVE; UNITS_OUT_OF_RANGE.
+    """
+    if not command.cash_units:
+        return check_range("shares at scale 1e8", check_units("shares", command.shares) * SHARES_SCALE)
+    check_units("cash_units", command.cash_units)
+    if command.shares:
+        message = "shares does not go with cash_units: a delivery is of one of them"
+        raise refusal(Reason.REASON_FIELD_MALFORMED, message, field="shares", value=command.shares)
+    return 0
+
+
 def decide_deliver(state: State, command: DeliverRedemptionRequest, context: Context) -> list[Message]:
     check_present(custody_account=command.custody_account)
     check_length("reference", command.reference)
-    shares_e8 = check_range("shares at scale 1e8", check_units("shares", command.shares) * SHARES_SCALE)
+    shares_e8 = check_delivered(command)
     settled_us = check_settled_time(command.settled_time if command.HasField("settled_time") else None, context.decision_time_us)
     redemption = find_redemption(state, command.redemption)
     if not redemption.in_kind:
         message = f"redemption {redemption.redemption} is paid in {redemption.cash_instrument}, not in kind"
         raise refusal(Reason.REASON_STATE_UNFIT, message, redemption=redemption.redemption, state="cash")
     instrument, account = state.instruments[redemption.instrument], state.accounts[redemption.account]
+    check_kind(instrument, cash=command.cash_units > 0)
     find_custody_account_of(state, command.custody_account, instrument)
     check_giver(state, instrument, account, context.decision_time_us)
-    units = units_given(state, redemption, instrument, shares_e8)
+    if command.cash_units:
+        units, shares_e8 = command.cash_units, check_paid_out(state, redemption, instrument, command.cash_units)
+    else:
+        units = units_given(state, redemption, instrument, shares_e8)
     check_unfrozen(state, instrument, account, units)
     delivered = RedemptionDelivered(
         redemption=redemption.redemption,

@@ -89,11 +89,11 @@ class Books(RuleBasedStateMachine):
         self.scenario.given(stock("AAPLx", "US0378331005", decimals=2), stock("NVDAx", "US67066G1040", decimals=2), *map(cash, CASH))
         self.scenario.given(*map(holder, HOLDERS[:3]), *(account(name, HOLDERS[n % 3]) for n, name in enumerate(NAMES)), enforcer())
         self.scenario.given(RegisterCustodianRequest(custodian="alpaca", name="Alpaca", public_key=bytes(KEY.verify_key)))
-        self.scenario.given(custody("AAPLx", "US0378331005", 1), custody("NVDAx", "US67066G1040", 2))
+        self.scenario.given(custody("AAPLx", "US0378331005", 1), custody("NVDAx", "US67066G1040", 2), custody("USDC", "USDC", 3))
         for name in NAMES:
             for symbol in (*SYMBOLS, *CASH):
                 fund(self.books, symbol, name, 1000)
-        for number in (1, 2):
+        for number in (1, 2, 3):
             self.scenario.given(signed(evidence(self.books._state, f"alpaca/{number}")))
         self.auditor = Auditor()
         self.auditor.state = latest_state(self.books.log)  # it would object to units that `fund` puts there
@@ -121,7 +121,7 @@ class Books(RuleBasedStateMachine):
     def chain(self, seed: int) -> None:
         """Go through one of the long ways that chance alone seldom finds to the end; each step may still be refused."""
         random = self.random(seed)
-        random.choice([self.owe, self.pay_a_dividend, self.redeem_in_kind])(random)
+        random.choice([self.owe, self.pay_a_dividend, self.redeem_in_kind, self.pay_out])(random)
 
     def owe(self, random: random.Random) -> None:
         """Reverse a transfer whose units are spent already, and pay back what is then owed."""
@@ -158,6 +158,17 @@ class Books(RuleBasedStateMachine):
         settled = moment(state.last_decision_time_us - 1)
         deliver = {"redemption": number, "shares": 1, "custody_account": account, "settled_time": settled, "reference": "DTC 1"}
         self.execute(DeliverRedemptionRequest(**deliver), "operator")
+
+    def pay_out(self, random: random.Random) -> None:
+        """Turn units of cash back into money at the bank, in two payments."""
+        who, units = random.choice(NAMES), random.randint(2, 60)
+        wanted = {"instrument": "USDC", "account": who, "units": units, "in_kind": True, "delivery_reference": "account 7"}
+        self.execute(RequestRedemptionRequest(**wanted), "operator")
+        state = self.books._state
+        paid = {"redemption": state.counters.get("redemption", 0), "custody_account": "alpaca/3", "reference": "wire 9"}
+        for cash_units in (units // 2, units - units // 2):
+            settled = moment(self.books._state.last_decision_time_us - 1)
+            self.execute(DeliverRedemptionRequest(**paid, cash_units=cash_units, settled_time=settled), "operator")
 
     def approved(self, command: Any) -> None:
         """Ask, and have it approved at once if it waits."""

@@ -28,7 +28,7 @@ from stockledger.v1.corporate_actions_pb2 import (
 )
 from stockledger.v1.eligibility_pb2 import EligibilityRule, SetEligibilityRequest
 from stockledger.v1.holds_pb2 import ReleaseHoldRequest
-from stockledger.v1.instruments_pb2 import ActionMethod, HaltInstrumentRequest, SetMultiplierRequest
+from stockledger.v1.instruments_pb2 import ActionMethod, HaltInstrumentRequest, ResumeInstrumentRequest, SetMultiplierRequest
 from stockledger.v1.issuance_pb2 import Fill, RescaledFill
 from stockledger.v1.redemptions_pb2 import (
     CancelRedemptionRequest,
@@ -46,7 +46,7 @@ from stockledger.v1.redemptions_pb2 import (
     RequestRedemptionRequest,
     SettleRedemptionRequest,
 )
-from stockledger.v1.reserves_pb2 import DeliveryConfirmed, OpenCustodyAccountRequest, ReserveShortfallEnded
+from stockledger.v1.reserves_pb2 import DeliveryConfirmed, GetReserveRequest, OpenCustodyAccountRequest, ReserveShortfallEnded
 
 UNITS = 1_050_000_000
 """10.5 shares at multiplier 1.0."""
@@ -704,3 +704,158 @@ def test_open_redemptions_are_listed_by_number(books: Scenario) -> None:
     assert ([each.redemption for each in first.redemptions], first.next_page_token) == ([1], "1")
     second = books.books.execute(ListRedemptionsRequest(account="book:bob", page_size=1, page_token="1"))
     assert ([each.redemption for each in second.redemptions], second.next_page_token) == ([3], "")
+
+
+# ---- cash itself, back to a bank ------------------------------------------------------------------------------------------------------
+
+
+def pay_back(**changes: Any) -> RequestRedemptionRequest:
+    """Alice wants 250 of her 10,000 USDC in her bank account."""
+    fields = {"instrument": "USDC", "account": "book:alice", "units": 250 * USDC, "in_kind": True, "delivery_reference": "payee 7"}
+    return RequestRedemptionRequest(**(fields | changes))
+
+
+def pay_out(**changes: Any) -> DeliverRedemptionRequest:
+    fields: dict[str, Any] = {
+        "redemption": 1,
+        "cash_units": 250 * USDC,
+        "custody_account": "alpaca/USD",
+        "settled_time": moment(0),
+        "reference": "wire 9",
+    }
+    return DeliverRedemptionRequest(**(fields | changes))
+
+
+def reserve_of_cash(books: Scenario) -> int:
+    return int(books.books.execute(GetReserveRequest(instrument="USDC")).reserve.reserve_shares_e8)
+
+
+def test_cash_goes_back_to_the_bank_it_came_from() -> None:
+    books = market()
+    supply = books.books._state.supply(books.books._state.instruments["USDC"].number)
+    reserve = reserve_of_cash(books)
+    books.when(pay_back(reference="out 1")).then(
+        RedemptionRequested(
+            redemption=1,
+            instrument="USDC",
+            account="book:alice",
+            units=250 * USDC,
+            hold=1,
+            in_kind=True,
+            delivery_reference="payee 7",
+            reference="out 1",
+        )
+    )
+    assert books.books._state.free(2, books.books._state.accounts["book:alice"].number) == 9_750 * USDC
+    books.when(pay_out()).then(
+        RedemptionDelivered(
+            redemption=1,
+            instrument="USDC",
+            account="book:alice",
+            units=250 * USDC,
+            custody_account="alpaca/USD",
+            settled_time=moment(0),
+            reference="wire 9",
+            completed=True,
+        ),
+        DeliveryConfirmed(custody_account="alpaca/USD", shares_e8=250 * ONE, settled_time=moment(0), reference="wire 9"),
+    )
+    assert books.holding("USDC", "book:alice") == 9_750 * USDC
+    assert books.books._state.supply(2) == supply - 250 * USDC
+    assert reserve_of_cash(books) == reserve - 250 * ONE, "supply and the money behind it fall together"
+    books.when(pay_out()).raises("REDEMPTION_NOT_FOUND")
+
+
+def test_cash_is_paid_out_in_parts_and_the_rest_released() -> None:
+    books = market().given(pay_back()).given(pay_out(cash_units=100 * USDC + 1))
+    books.when(pay_out(cash_units=150 * USDC)).raises("HOLD_INSUFFICIENT", remaining=150 * USDC - 1, needed=150 * USDC)
+    books.when(CancelRedemptionRequest(redemption=1)).raises("STATE_UNFIT", delivered_units=100 * USDC + 1)
+    books.when(RejectRedemptionRequest(redemption=1, cause="payee unknown")).then(
+        RedemptionEnded(redemption=1, cause="payee unknown", released_units=150 * USDC - 1, instrument="USDC", account="book:alice")
+    )
+    assert books.holding("USDC", "book:alice") == 9_900 * USDC - 1
+    books.given(pay_back(units=1)).when(CancelRedemptionRequest(redemption=2)).accepted()
+
+
+def test_money_that_left_the_bank_for_a_redemption_is_no_shortfall() -> None:
+    """All 60,000 USDC are attested, and not one more; half of them are paid out."""
+    books = market().given(evidence(60_000, "alpaca/USD", "USDC", as_of_time=utc_text(START_US - HOUR_US // 2)))
+    books.given(pay_back(units=10_000 * USDC), pay_out(cash_units=10_000 * USDC))
+    assert "USDC" not in books.books._state.shortfalls
+    books.when(issue(instrument="USDC", units=1)).raises("RESERVE_INSUFFICIENT")
+
+
+CASH_REFUSALS = [
+    ("FIELD_MISSING", "cash_instrument", pay_back(in_kind=False, cash_instrument="", units=0)),
+    ("FIELD_MISSING", "delivery_reference", pay_back(delivery_reference="", units=0)),
+    ("FIELD_MISSING", "cash_instrument", pay_back(instrument="AAPLx", account="book:bob")),
+    ("INSTRUMENT_KIND_UNFIT", None, pay_back(in_kind=False, cash_instrument="USDC")),
+    ("INSTRUMENT_KIND_UNFIT", None, pay_back(cash_instrument="USDC")),
+    ("UNITS_INSUFFICIENT", None, pay_back(units=10_000 * USDC + 1)),
+]
+
+
+@pytest.mark.parametrize(("reason", "field", "command"), CASH_REFUSALS)
+def test_refusals_of_asking_for_cash(reason: str, field: str | None, command: RequestRedemptionRequest) -> None:
+    books = market()
+    books.when(command).raises(reason, **({"field": field} if field else {}))
+    books.when(pay_back()).accepted()
+
+
+PAYMENT_REFUSALS = [
+    ("FIELD_MISSING", pay_out(custody_account="", cash_units=-1)),
+    ("UNITS_NOT_POSITIVE", pay_out(cash_units=-1, redemption=9)),
+    ("UNITS_NOT_POSITIVE", pay_out(cash_units=0, redemption=9)),
+    ("UNITS_OUT_OF_RANGE", pay_out(cash_units=UNITS_MAX + 1, shares=1)),
+    ("FIELD_MALFORMED", pay_out(shares=1, redemption=9)),
+    ("DATES_OUT_OF_ORDER", pay_out(settled_time=moment(1), redemption=9)),
+    ("REDEMPTION_NOT_FOUND", pay_out(redemption=9, custody_account="NONE")),
+    ("INSTRUMENT_KIND_UNFIT", pay_out(cash_units=0, shares=1, custody_account="NONE")),
+    ("INSTRUMENT_KIND_UNFIT", pay_out(redemption=2)),
+    ("CUSTODY_ACCOUNT_NOT_FOUND", pay_out(custody_account="NONE", cash_units=251 * USDC)),
+    ("CUSTODY_ACCOUNT_TAKEN", pay_out(custody_account="alpaca/AAPL-1", cash_units=251 * USDC)),
+    ("HOLD_INSUFFICIENT", pay_out(cash_units=250 * USDC + 1)),
+]
+
+
+@pytest.mark.parametrize(("reason", "command"), PAYMENT_REFUSALS)
+def test_refusals_of_paying_out_in_order_of_precedence(reason: str, command: DeliverRedemptionRequest) -> None:
+    books = market().given(issue(account="book:bob", units=UNITS), pay_back(), in_kind())
+    books.when(command).raises(reason)
+    books.when(pay_out()).accepted()
+
+
+def test_a_halt_a_freeze_and_frozen_units_stop_a_payment() -> None:
+    books = market().given(pay_back(units=10_000 * USDC))
+    books.given(HaltInstrumentRequest(instrument="USDC", operations=[Operation.OPERATION_REDEEM]))
+    books.when(pay_out()).raises("INSTRUMENT_HALTED")
+    books.when(pay_back(units=1)).raises("INSTRUMENT_HALTED")
+    books.given(ResumeInstrumentRequest(instrument="USDC", operations=[Operation.OPERATION_REDEEM]))
+    books.given(FreezeHolderRequest(holder="h-1", legal_reference="order 7")).when(pay_out()).raises("HOLDER_FROZEN")
+    books.given(UnfreezeHolderRequest(holder="h-1", legal_reference="order 8"))
+    books.given(FreezeUnitsRequest(instrument="USDC", account="book:alice", units=9_751 * USDC, legal_reference="garnishment"))
+    books.when(pay_out()).raises("UNITS_INSUFFICIENT", free=249 * USDC, needed=250 * USDC)
+    books.when(pay_out(cash_units=249 * USDC)).accepted()
+
+
+def test_nothing_of_cash_is_sold() -> None:
+    books = market().given(pay_back())
+    books.when(fill()).raises("INSTRUMENT_KIND_UNFIT", instrument="USDC", needed="a security")
+    assert books.books.execute(GetRedemptionRequest(redemption=1)).redemption == Redemption(
+        redemption=1,
+        instrument="USDC",
+        account="book:alice",
+        units=250 * USDC,
+        remaining_units=250 * USDC,
+        hold=1,
+        in_kind=True,
+        delivery_reference="payee 7",
+    )
+
+
+def test_paying_out_again_gets_the_first_answer() -> None:
+    books = market().given(pay_back())
+    first = books.books.execute(pay_out(request_id=REQUEST_ID))
+    again = books.books.execute(pay_out(request_id=REQUEST_ID))
+    assert (again.event, again.booking.repeated_answer) == (first.event, True)
+    books.when(pay_out(request_id=REQUEST_ID, cash_units=1)).raises("REQUEST_ID_REUSED")

@@ -447,7 +447,7 @@ MAKERS: dict[type[Any], Callable[[Draw, Any], Any]] = {
         instrument=paper(draw),
         account=name(draw, state),
         units=few(draw, 3 * 10**2),
-        cash_instrument=money(draw),
+        cash_instrument=draw(st.sampled_from([*CASH, *CASH, "AAPLx", ""])),
         in_kind=draw(st.booleans()),
         delivery_reference="DTC 1",
     ),
@@ -467,7 +467,7 @@ MAKERS: dict[type[Any], Callable[[Draw, Any], Any]] = {
     ),
     _D.DeliverRedemptionRequest: lambda draw, state: _D.DeliverRedemptionRequest(
         redemption=number_in(draw, state.redemptions),
-        shares=draw(st.integers(1, 2)),
+        **draw(st.sampled_from([{"shares": 1}, {"shares": 2}, {"cash_units": 10}, {"shares": 1, "cash_units": 1}])),
         custody_account=one(draw, state.custody_accounts, "x/1"),
         settled_time=moment(state.last_decision_time_us - draw(st.sampled_from([1, 1, -(10**6)]))),
         reference="DTC 1",

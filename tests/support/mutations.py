@@ -130,6 +130,9 @@ MUTATIONS = [
         ("    if shares_e8 > left_e8 % SHARES_SCALE:", "    if False:"),
         ("    if command.fee_units > cash_units:", "    if False:"),
         ("    destroy(state, redemption, event.units)\n    cash, paying", "    cash, paying"),
+        ("    if cash_units > left:", "    if cash_units > left + 1:"),
+        ("    check_kind(instrument, cash=command.cash_units > 0)\n", ""),
+        ("units, shares_e8 = command.cash_units, check_paid_out", "units, shares_e8 = command.cash_units - 1, check_paid_out"),
     ),
     *_of(
         "rules/reserves.py",

@@ -41,7 +41,7 @@ from ledger.rules.checks import (
 )
 from ledger.rules.corporate_actions.effects import check_totals, why_unpaid
 from ledger.rules.corporate_actions.handlers import find_handlers
-from ledger.rules.instruments import CASH, change_instrument, find_usable
+from ledger.rules.instruments import change_instrument, check_kind, find_usable
 from ledger.state import BLOCKED, ISSUANCE, UNCLAIMED
 from stockledger.v1.approvals_pb2 import Role
 from stockledger.v1.corporate_actions_pb2 import (
@@ -194,9 +194,7 @@ def decide_announce(state: State, command: AnnounceActionRequest, context: Conte
     handler.check_books(state, terms, method)
     if command.action in state.actions:
         raise refusal(Reason.REASON_ALREADY_EXISTS, f"{command.action} was announced already", action=command.action)
-    if instrument.kind == CASH:
-        message = f"{instrument.symbol} is cash, a security is needed"
-        raise refusal(Reason.REASON_INSTRUMENT_KIND_UNFIT, message, instrument=instrument.symbol, needed="a security")
+    check_kind(instrument, cash=False)
     find_usable(state, instrument.symbol)
     action = Action(
         action=command.action,

@@ -23,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Redemption(_message.Message):
-    """A request to turn units back into cash or shares."""
+    """A request to turn units back into cash or shares; units of cash into money at a bank."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -50,9 +50,9 @@ class Redemption(_message.Message):
     hold: _builtins.int
     """The hold that keeps the units. Example: 19."""
     cash_instrument: _builtins.str
-    """What it is paid in. Example: "USDC"."""
+    """What it is paid in; empty where cash itself is redeemed. Example: "USDC"."""
     in_kind: _builtins.bool
-    """True: whole shares in kind, the rest in cash. Example: false."""
+    """True: whole shares in kind, the rest in cash; always of cash itself. Example: false."""
     delivery_reference: _builtins.str
     """Where shares in kind go. Example: "DTC 0226 acct 99"."""
     @_builtins.property
@@ -83,7 +83,7 @@ Global___Redemption: _TypeAlias = Redemption  # noqa: Y015
 
 @_typing.final
 class RequestRedemptionRequest(_message.Message):
-    """Ask for redemption; the units are held. Refusals: FIELD_*, UNITS_NOT_POSITIVE, INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, PLACE_UNFIT, INSTRUMENT_KIND_UNFIT, ACTION_DUE,
+    """Ask for redemption; the units are held. Cash itself is redeemed in kind, with an empty cash_instrument: a bank pays the money out. Refusals: FIELD_*, UNITS_NOT_POSITIVE, INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, PLACE_UNFIT, INSTRUMENT_KIND_UNFIT, ACTION_DUE,
     INSTRUMENT_RETIRED, INSTRUMENT_HALTED (redeem), ACCOUNT_*, HOLDER_* (HOLDER_NOT_ELIGIBLE: for the cash), UNITS_INSUFFICIENT.
     """
 
@@ -110,11 +110,11 @@ class RequestRedemptionRequest(_message.Message):
     units: _builtins.int
     """Smallest units, above zero. Example: 1050000000."""
     cash_instrument: _builtins.str
-    """What it is paid in. Example: "USDC"."""
+    """What it is paid in; empty only where cash itself is redeemed in kind. Example: "USDC"."""
     in_kind: _builtins.bool
-    """True: whole shares in kind, the rest in cash. Example: false."""
+    """True: whole shares in kind, the rest in cash. Required of cash itself. Example: false."""
     delivery_reference: _builtins.str
-    """Where shares in kind go; required if in_kind. Example: "DTC 0226 acct 99"."""
+    """Where shares or money in kind go, as a reference that names no person; required if in_kind. Example: "DTC 0226 acct 99"."""
     reference: _builtins.str
     """The holder's own reference. Example: "redeem 3"."""
     @_builtins.property
@@ -177,7 +177,7 @@ Global___RequestRedemptionResponse: _TypeAlias = RequestRedemptionResponse  # no
 class FillRedemptionRequest(_message.Message):
     """Book that shares of a redemption were sold, in part or in whole. Units sold = ceiling of shares over the multiplier, at most what is left; of shares, at most what the units left stand
     for, rounded up to 1e-8. Cash = shares x price, rounded down to a smallest unit. Refusals: FIELD_*, UNITS_NOT_POSITIVE, UNITS_OUT_OF_RANGE, DATES_OUT_OF_ORDER, REDEMPTION_NOT_FOUND,
-    FIELD_MALFORMED (fees above the consideration), ACTION_DUE, INSTRUMENT_HALTED (redeem), ACCOUNT_*, HOLDER_*, STATE_UNFIT (in_kind: only the fraction is sold), HOLD_INSUFFICIENT,
+    INSTRUMENT_KIND_UNFIT (of cash nothing is sold), FIELD_MALFORMED (fees above the consideration), ACTION_DUE, INSTRUMENT_HALTED (redeem), ACCOUNT_*, HOLDER_*, STATE_UNFIT (in_kind: only the fraction is sold), HOLD_INSUFFICIENT,
     UNITS_INSUFFICIENT (units frozen since).
     """
 
@@ -346,9 +346,9 @@ Global___SettleRedemptionResponse: _TypeAlias = SettleRedemptionResponse  # noqa
 
 @_typing.final
 class DeliverRedemptionRequest(_message.Message):
-    """Book that whole shares of an in-kind redemption were delivered: the units they stand for are destroyed. Units = ceiling of shares over the multiplier, at most what is left; of shares, at
+    """Book that whole shares of an in-kind redemption were delivered, or that a bank paid cash out: the units they stand for are destroyed. Units = ceiling of shares over the multiplier, at most what is left; of shares, at
     most what the units left stand for, rounded up to 1e-8. Refusals: FIELD_*, UNITS_NOT_POSITIVE, UNITS_OUT_OF_RANGE, DATES_OUT_OF_ORDER (settled_time ahead), REDEMPTION_NOT_FOUND,
-    STATE_UNFIT (not in kind), CUSTODY_ACCOUNT_NOT_FOUND, CUSTODY_ACCOUNT_TAKEN (it backs another instrument), ACTION_DUE, INSTRUMENT_HALTED (redeem), ACCOUNT_*, HOLDER_*, HOLD_INSUFFICIENT,
+    STATE_UNFIT (not in kind), INSTRUMENT_KIND_UNFIT (shares of cash, or cash_units of a security), CUSTODY_ACCOUNT_NOT_FOUND, CUSTODY_ACCOUNT_TAKEN (it backs another instrument), ACTION_DUE, INSTRUMENT_HALTED (redeem), ACCOUNT_*, HOLDER_*, HOLD_INSUFFICIENT,
     UNITS_INSUFFICIENT (units frozen since), ATTESTATION_STALE (the custody account has no evidence to count from since the last split).
     """
 
@@ -362,6 +362,7 @@ class DeliverRedemptionRequest(_message.Message):
     CUSTODY_ACCOUNT_FIELD_NUMBER: _builtins.int
     SETTLED_TIME_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
+    CASH_UNITS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUIDv7 that makes a retry safe, scoped to the principal; empty: the ledger makes one. Example: "01932b7e-7c00-7000-8000-000000000001"."""
     validate_only: _builtins.bool
@@ -369,11 +370,13 @@ class DeliverRedemptionRequest(_message.Message):
     redemption: _builtins.int
     """Its number. Example: 5."""
     shares: _builtins.int
-    """Whole shares delivered, above zero. Example: 10."""
+    """Whole shares delivered, above zero; 0 if cash was paid out. Example: 10."""
     custody_account: _builtins.str
     """Where they came from; the delivery is confirmed there too. Example: "alpaca/AAPL-1"."""
     reference: _builtins.str
-    """The custodian's reference. Example: "DTC 8843"."""
+    """The custodian's, or bank's, reference. Example: "DTC 8843"."""
+    cash_units: _builtins.int
+    """Of a redemption of cash, instead of shares: smallest units paid out, above zero. Example: 250000000."""
     @_builtins.property
     def not_after_time(self) -> _timestamp_pb2.Timestamp:
         """Do not book later than this moment; absent: any time. Example: "2026-11-22T18:00:00Z"."""
@@ -393,10 +396,11 @@ class DeliverRedemptionRequest(_message.Message):
         custody_account: _builtins.str = ...,
         settled_time: _timestamp_pb2.Timestamp | None = ...,
         reference: _builtins.str = ...,
+        cash_units: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_after_time", b"not_after_time", "settled_time", b"settled_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["custody_account", b"custody_account", "not_after_time", b"not_after_time", "redemption", b"redemption", "reference", b"reference", "request_id", b"request_id", "settled_time", b"settled_time", "shares", b"shares", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cash_units", b"cash_units", "custody_account", b"custody_account", "not_after_time", b"not_after_time", "redemption", b"redemption", "reference", b"reference", "request_id", b"request_id", "settled_time", b"settled_time", "shares", b"shares", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -596,7 +600,7 @@ class RedemptionRequested(_message.Message):
     hold: _builtins.int
     """Number of the hold. Example: 19."""
     cash_instrument: _builtins.str
-    """What it is paid in. Example: "USDC"."""
+    """What it is paid in; empty where cash itself is redeemed. Example: "USDC"."""
     in_kind: _builtins.bool
     """True: whole shares in kind. Example: false."""
     delivery_reference: _builtins.str
@@ -724,7 +728,7 @@ Global___RedemptionSettled: _TypeAlias = RedemptionSettled  # noqa: Y015
 
 @_typing.final
 class RedemptionDelivered(_message.Message):
-    """Whole shares of a redemption were delivered."""
+    """Whole shares of a redemption were delivered, or cash was paid out."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -744,7 +748,7 @@ class RedemptionDelivered(_message.Message):
     account: _builtins.str
     """Whose units were destroyed. Example: "book:alice"."""
     shares: _builtins.int
-    """Whole shares. Example: 10."""
+    """Whole shares; 0 of cash, whose units say what was paid out. Example: 10."""
     units: _builtins.int
     """Units destroyed. Example: 1000000000."""
     custody_account: _builtins.str
