@@ -17,7 +17,8 @@ SOURCES := $(shell find $(SOURCE_ROOTS) -name __pycache__ -prune -o -type f -pri
 # Contracts, compiler and local chains are fetched once there is a chain that needs them.
 NODE_WHEN_NEEDED := $(if $(wildcard chain_adapters/evm chain_adapters/spl),node_modules/.installed)
 
-PIP_INSTALL = -m pip install --quiet --no-warn-script-location
+# Twice quiet: pip's errors, and none of its warnings, which tell of folders in the machine's own pip settings that are not there.
+PIP_INSTALL = -m pip install --quiet --quiet --no-warn-script-location
 TOOL = PATH="$(CURDIR)/.venv/bin:$$PATH" PYTHONSAFEPATH=1 .venv/bin/python
 TEST = PYTHONSAFEPATH=1 .venv-test/bin/python -m pytest
 EXTRAS := --extra fast --extra server --extra postgres --extra cli
