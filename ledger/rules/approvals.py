@@ -54,6 +54,9 @@ from stockledger.v1.errors_pb2 import Reason
 from stockledger.v1.reserves_pb2 import EvidenceKind, RecordEvidenceRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ledger.records import CustodyAccount, Redemption, Subscription
     from ledger.rules.context import Context, Decided
     from ledger.state import State
 
@@ -195,13 +198,32 @@ def evolve_declined(state: State, event: CommandDeclined, decided: Decided) -> N
     state.remove(state.approvals, event.approval)
 
 
+def _named_instruments(state: State, waiting: Any) -> set[str]:
+    """Return the instruments whose units or shares a command counts, by whatever it names them."""
+    symbols = {getattr(waiting, "instrument", "")}
+    symbols.update(each.instrument for field in ("legs", "movements") for each in getattr(waiting, field, ()))
+    tables: dict[str, Mapping[Any, Subscription | Redemption | CustodyAccount]] = {
+        "subscription": state.subscriptions,
+        "redemption": state.redemptions,
+        "custody_account": state.custody_accounts,
+    }
+    for field, table in tables.items():
+        record = table.get(getattr(waiting, field, None))
+        if record is not None:
+            symbols.add(record.instrument)
+    hold = state.holds.get(getattr(waiting, "hold", 0))
+    if hold is not None:
+        symbols.add(state.instrument_symbols[hold.instrument])
+    return symbols
+
+
 def check_same_units(state: State, approval: Approval, waiting: Any) -> None:
     """Refuse a command whose instrument was split since it was asked for: its units or shares were counted before the split."""
-    subscription = state.subscriptions.get(getattr(waiting, "subscription", 0))
-    instrument = state.instruments.get(subscription.instrument if subscription is not None else getattr(waiting, "instrument", ""))
-    if instrument is not None and approval.index < instrument.split_index:
-        message = f"{instrument.symbol} was split by entry {instrument.split_index}, after approval {approval.approval} was asked for"
-        raise refusal(Reason.REASON_STATE_UNFIT, message, approval=approval.approval, split_index=instrument.split_index)
+    for symbol in sorted(_named_instruments(state, waiting)):
+        instrument = state.instruments.get(symbol)
+        if instrument is not None and approval.index < instrument.split_index:
+            message = f"{symbol} was split by entry {instrument.split_index}, after approval {approval.approval} was asked for"
+            raise refusal(Reason.REASON_STATE_UNFIT, message, approval=approval.approval, split_index=instrument.split_index)
 
 
 def _check_command_name(field: str, name: str) -> None:

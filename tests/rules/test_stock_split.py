@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from actions import HOLDINGS, HOUR, MULTIPLIER, carry_out, evidence, execute, holdings, set_multiplier, split, story, totals
+from actions import HOLDINGS, HOUR, MULTIPLIER, at, carry_out, evidence, execute, holdings, set_multiplier, split, story, totals
 from hypothesis import given as each
 from hypothesis import settings
 from hypothesis import strategies as some
@@ -15,13 +15,16 @@ from scenario import Scenario
 from ledger.arithmetic import MULTIPLIER_MAX, UNITS_MAX
 from ledger.records import FrozenUnits
 from stockledger.v1.accounts_pb2 import FreezeHolderRequest, FreezeUnitsRequest
-from stockledger.v1.approvals_pb2 import ApproveCommandRequest
+from stockledger.v1.approvals_pb2 import ApprovalPolicy, ApproveCommandRequest, SetApprovalPolicyRequest
+from stockledger.v1.common_pb2 import LegColumns, Movement
 from stockledger.v1.corporate_actions_pb2 import ActionCompleted, AnnounceActionRequest, FixEntitlementsRequest, UnitsReplaced
-from stockledger.v1.holds_pb2 import HoldPurpose, PlaceHoldRequest, ReleaseHoldRequest
+from stockledger.v1.holds_pb2 import ExecuteHoldRequest, HoldPurpose, PlaceHoldRequest, ReleaseHoldRequest
 from stockledger.v1.instruments_pb2 import MultiplierChanged
 from stockledger.v1.issuance_pb2 import FillSubscriptionRequest, IssueUnitsRequest, RequestSubscriptionRequest, SettleFillRequest
 from stockledger.v1.redemptions_pb2 import CancelRedemptionRequest, FillRedemptionRequest, RequestRedemptionRequest, SettleRedemptionRequest
-from stockledger.v1.transfers_pb2 import ReverseTransferRequest, TransferUnitsRequest
+from stockledger.v1.reserves_pb2 import ConfirmDeliveryRequest, ConfirmReceiptRequest
+from stockledger.v1.settlement_pb2 import SettleDeliveryRequest
+from stockledger.v1.transfers_pb2 import ReverseTransferRequest, TransferBatchRequest, TransferUnitsRequest
 
 SHARE = 10**8
 RATIOS = [(10, 1), (3, 2), (1, 8), (2, 3), (1, 1000), (1000, 1)]
@@ -325,3 +328,42 @@ def test_units_are_scaled_to_the_unit_and_none_is_lost(owned: list[int], held: l
     assert [books.books._state.hold_units.get(number, 0) for number in range(1, 5)] == [count * new // old for count in holds]
     [left] = books.books._state.frozen_units.values()
     assert left.units == min(-(-frozen * new // old), UNITS_MAX)
+
+
+# ---- what waited for approval over a split --------------------------------------------------------------------------------------------
+
+
+def waiting_commands() -> dict[str, Any]:
+    """Commands that count units or shares of NVDAx, each by another way of naming it. Bob is account number 17, carol 18."""
+    sold = {"shares_e8": SHARE, "price_e8": SHARE, "trade_date": "2026-11-22", "settlement_date": "2026-11-23"}
+    return {
+        "TransferUnits": TransferUnitsRequest(instrument="NVDAx", source="book:bob", destination="book:carol", units=5),
+        "TransferBatch": TransferBatchRequest(legs=[LegColumns(instrument="NVDAx", sources=[17], destinations=[18], units=[5])]),
+        "SettleDelivery": SettleDeliveryRequest(
+            movements=[
+                Movement(instrument="USDC", source="book:issuer-cash", destination="book:bob", units=5),
+                Movement(instrument="NVDAx", source="book:bob", destination="book:carol", units=5),
+            ]
+        ),
+        "ExecuteHold": ExecuteHoldRequest(hold=1, destination="book:carol", units=5),
+        "ReleaseHold": ReleaseHoldRequest(hold=1, units=5),
+        "FillRedemption": FillRedemptionRequest(redemption=1, **sold),
+        "ConfirmReceipt": ConfirmReceiptRequest(custody_account="bank/NVDAx", shares_e8=SHARE, settled_time=at(0)),
+        "ConfirmDelivery": ConfirmDeliveryRequest(custody_account="bank/NVDAx", shares_e8=SHARE, settled_time=at(0)),
+    }
+
+
+@pytest.mark.parametrize("name", waiting_commands())
+@pytest.mark.parametrize("method", [HOLDINGS, MULTIPLIER])
+def test_what_waited_over_a_split_counts_in_other_units_and_is_refused(name: str, method: Any) -> None:
+    books = story(NVDAx={"book:bob": 100 * SHARE}).given(
+        SetApprovalPolicyRequest(policy=ApprovalPolicy(command=name, approvals_needed=1)),
+        PlaceHoldRequest(instrument="NVDAx", account="book:bob", units=10),
+        RequestRedemptionRequest(instrument="NVDAx", account="book:bob", units=10 * SHARE, cash_instrument="USDC"),
+    )
+    command = waiting_commands()[name]
+    before = books.books.execute(command).booking.approval
+    books.given(split(method=method, execution_time=at(1))).pass_time(HOUR).given(execute())
+    books.when(ApproveCommandRequest(approval=before), principal="approver").raises("STATE_UNFIT", approval=before)
+    if name not in ("ConfirmReceipt", "ConfirmDelivery"):  # these also wait for renewed evidence
+        books.when(command, approver="approver").accepted()
