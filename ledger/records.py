@@ -282,11 +282,3 @@ class Chain:
     cursor: ChainPosition
     """Everything up to here is in the books."""
     retired: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Receivable:
-    """What a holder owes after a reversal."""
-
-    units: int
-    loss_account: str

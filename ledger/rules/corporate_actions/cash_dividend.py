@@ -12,7 +12,7 @@ from ledger.errors import refusal
 from ledger.rules.checks import check_country, check_present, check_units, check_units_or_zero, find_book_account, find_instrument
 from ledger.rules.corporate_actions.effects import BPS, change_multiplier, distribute
 from ledger.rules.corporate_actions.handlers import Handler
-from ledger.rules.instruments import CASH, find_usable
+from ledger.rules.instruments import check_kind, find_usable
 from stockledger.v1.corporate_actions_pb2 import ActionEffect
 from stockledger.v1.errors_pb2 import Reason
 from stockledger.v1.instruments_pb2 import ActionMethod
@@ -64,8 +64,7 @@ def check_books(state: State, terms: CashDividend, method: int) -> None:
     cash = find_instrument(state, terms.cash_instrument, "cash_instrument")
     if terms.funding_account:
         find_book_account(state, terms.funding_account, "funding_account")
-    if cash.kind != CASH:
-        raise refusal(Reason.REASON_INSTRUMENT_KIND_UNFIT, f"{cash.symbol} is not cash", instrument=cash.symbol, needed="cash")
+    check_kind(cash, cash=True)
     find_usable(state, cash.symbol)
 
 
