@@ -1,8 +1,10 @@
-"""The main job, from an empty folder to an audited book, in one process on the embedded store: `make demo`.
+"""The main job, from an empty folder to an audited book, first in process and then over gRPC: `make demo`.
 
-A small exchange and issuer comes to life (exchange_story.py, in a process of its own), is killed with SIGKILL in the middle of its
-trading, started again, and nothing it acknowledged is missing. Then the log is replayed, verified and exported with the command line,
-one receipt is proved and checked, and the books are shown.
+A small exchange and issuer comes to life (exchange_story.py, in a process of its own, on the embedded store), is killed with SIGKILL in
+the middle of its trading, started again, and nothing it acknowledged is missing. The log is replayed and verified with the command line,
+and a receipt is proved and checked. Then the same book is served over gRPC (brokers_story.py): issuer, custodian, two brokers, an
+exchange and an auditor each with a token, refusals across brokers, the server killed while brokers retry; the auditor streams the log,
+replays it and verifies it. At the end stand the books.
 """
 
 from __future__ import annotations
@@ -16,11 +18,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ledger import Ledger, Signer
+from brokers_story import CHAPTERS, BrokersStory
+
+from ledger import Ledger, Signer, VerifierKey
+from ledger.log.checkpoint import open_note, parse_checkpoint
+from ledger.log.store import open_log
 from ledger.request_ids import format_request_id
 from stockledger.v1 import accounts_pb2, reserves_pb2
 
@@ -116,17 +122,19 @@ class Teller:
         print("   " + "\n   ".join([*facts, f"log size {line['size']:,}, {line['seconds']:.2f} s"]))
 
 
-def check_acknowledged(store: str, acknowledged: dict[tuple[str, str], int]) -> None:
-    """Read the log itself: every acknowledged request is there at its index, and no request is there twice."""
+def check_acknowledged(store: str, acknowledged: Mapping[tuple[str, str], int | None]) -> None:
+    """Read the log itself: every acknowledged request is there, at its index where one was told, and no request is there twice."""
     found: dict[tuple[str, str], int] = {}
     times: Counter[tuple[str, str]] = Counter()
     with Ledger.open(store, read_only=True) as books:
         for index, entry in books.tail():
-            if entry.request_id and entry.part == 0:
-                key = (entry.principal, format_request_id(entry.request_id))
+            together = entry.transfers_packed.request_ids
+            ids = [entry.request_id] if entry.request_id else [together[n : n + 16] for n in range(0, len(together), 16)]
+            for request_id in ids if entry.part == 0 else []:
+                key = (entry.principal, format_request_id(request_id))
                 found[key] = index
                 times[key] += 1
-    missing = [key for key, index in acknowledged.items() if found.get(key) != index]
+    missing = [key for key, index in acknowledged.items() if key not in found or index not in (None, found[key])]
     twice = [key for key, count in times.items() if count > 1]
     print(f"   acknowledged answers: {len(acknowledged):,}; missing from the log: {len(missing)}; booked twice: {len(twice)}")
     if missing or twice:
@@ -142,6 +150,51 @@ def stockledger(folder: Path, *arguments: str) -> str:
     if done.returncode:
         raise SystemExit(f"stockledger ended with exit status {done.returncode}")
     return done.stdout
+
+
+def serve(folder: Path, store: str, key: str) -> dict[str, float]:
+    """Play the second part, and check what came of it; return the seconds of each chapter."""
+    story = BrokersStory(folder)
+    print(f"   stockledger serve --store sqlite:///books.db ...   on {story.server.address}")
+    seconds: dict[str, float] = {}
+    try:
+        for name in CHAPTERS:
+            chapter = getattr(story, name)
+            print(f"\n-- {name.replace('_', ' ')}: {(chapter.__doc__ or '').strip()}")
+            start = time.perf_counter()
+            chapter()
+            seconds[name] = time.perf_counter() - start
+
+        headline("5. The auditor streams the log, and believes nobody")
+        start = time.perf_counter()
+        entries, checkpoint = story.download()
+        seconds["download"] = time.perf_counter() - start
+    finally:
+        story.close()
+        story.server.stop(signal.SIGTERM)
+    check_acknowledged(store, story.acknowledged)
+    audit(folder, entries, checkpoint, key)
+    return seconds
+
+
+def audit(folder: Path, entries: list[tuple[str, bytes]], checkpoint: str, key: str) -> None:
+    """Build a copy of the log from what was streamed, hold it against the signed checkpoint, verify and replay it."""
+    with open_log(f"sqlite:///{folder}/auditor.db") as log:
+        for first in range(0, len(entries), 1000):
+            part = entries[first : first + 1000]
+            log.append("demo", [topic for topic, _ in part], [data for _, data in part])
+        told = parse_checkpoint(open_note(checkpoint, [VerifierKey.parse(key)]).text)
+        assert log.size >= told.size, "the log does not shrink"
+        assert log.tree.root_at(told.size) == told.root, "what was streamed is what was signed"
+        log.save_checkpoint(told.size, checkpoint)
+    print(f"   {len(entries):,} entries streamed; their root is that of the checkpoint the ledger signed at size {told.size:,}")
+    where = ("--store", "sqlite:///auditor.db")
+    stockledger(folder, "verify", *where, "--key", key)
+    ours, theirs = (stockledger(folder, "replay", "--store", f"sqlite:///{name}.db") for name in ("auditor", "books"))
+    digests = {line.split()[-1] for text in (ours, theirs) for line in text.splitlines() if "digest" in line}
+    if len(digests) != 1:
+        raise SystemExit("the auditor's books differ from those of the ledger")
+    print("  (both replay to the same books)")
 
 
 def show_books(store: str) -> None:
@@ -173,7 +226,7 @@ def show_time(seconds: dict[str, float]) -> None:
     rows = [[name.replace("_", " "), f"{spent:6.2f} s", "#" * round(40 * spent / longest)] for name, spent in seconds.items()]
     print("\nWhere the time went")
     for name, spent, bar in rows:
-        print(f"   {name:<20} {spent}  {bar}")
+        print(f"   {name:<24} {spent}  {bar}")
 
 
 def main() -> int:
@@ -219,7 +272,10 @@ def play(folder: Path) -> int:
     stockledger(folder, "prove", "100", *where, "--signing-key", "checkpoint.key")
     stockledger(folder, "verify-receipt", "entry-100.tlog-proof", "entry-100.entry", "--key", key)
 
-    headline("4. The books")
+    headline("4. The same book, served over gRPC to those who have a token")
+    teller.seconds |= serve(folder, store, key)
+
+    headline("6. The books")
     show_books(store)
     show_time(teller.seconds)
     print(f"\nDone in {time.perf_counter() - start:.1f} s.")

@@ -68,10 +68,10 @@ class Retries:
         error.maybe_booked = self.maybe_booked and (error.code in _UNTOLD or error.reason_name in _UNTOLD_REASONS)
         lagging = beyond_log_passes and error.code is grpc.StatusCode.OUT_OF_RANGE
         if not (lagging or self._may_pass(error)) or self._connections.closed:
-            raise error
+            raise error from None
         pause = self._pause(error, address)
         if pause >= self.seconds_left:
-            raise error
+            raise error from None
         if pause:
             time.sleep(pause)
 
