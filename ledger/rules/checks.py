@@ -160,8 +160,14 @@ def utc_date(moment_us: int) -> str:
 
 
 def utc_text(moment_us: int) -> str:
-    """Return a moment for people, ISO 8601 in UTC. Example: `utc_text(0) == "1970-01-01T00:00:00Z"`."""
-    moment = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(microseconds=moment_us)
+    """Return a moment for people, ISO 8601 in UTC. Example: `utc_text(0) == "1970-01-01T00:00:00Z"`.
+
+    The 48 bits of a request id reach to the year 10889, and the calendar to 9999; what is beyond is told in seconds since 1970.
+    """
+    try:
+        moment = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(microseconds=moment_us)
+    except OverflowError:
+        return f"{moment_us // 1_000_000} s after 1970"
     return moment.isoformat().replace("+00:00", "Z")
 
 

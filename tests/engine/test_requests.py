@@ -124,6 +124,14 @@ def test_many_ids_are_read_as_one_by_one(texts):
     assert parse_request_ids(texts) == one_by_one
 
 
+def test_an_id_of_a_year_beyond_the_calendar_is_refused_like_any_other(books):
+    """48 bits of milliseconds reach to the year 10889, the calendar to 9999."""
+    with pytest.raises(LedgerError) as caught:
+        books.execute(transfer(request_id="ffffffff-ffff-7000-8000-000000000001"))
+    assert caught.value.reason_name == "REQUEST_ID_FROM_FUTURE"
+    assert "281474976710 s after 1970" in caught.value.message
+
+
 def test_an_id_may_be_five_minutes_ahead_and_not_more(books):
     refused(books, transfer(request_id=request_id(1, START_US + 301 * SECOND)), "REQUEST_ID_FROM_FUTURE")
     ahead = transfer(request_id=request_id(1, START_US + 299 * SECOND))
