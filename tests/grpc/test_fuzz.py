@@ -46,14 +46,14 @@ def test_the_same_seed_makes_the_same_requests():
 def check_borne(store, count, seed):
     before = check_books(store)
     borne = bear(store, count, seed)
+    booked = check_books(store) - before
+    print(f"{count} requests, seed {seed}: {dict(borne.codes)}; {booked} entries booked; resident {borne.resident_kb} kB")
     assert borne.faults == []
     assert sum(borne.codes.values()) == count
     assert {"OK", "INVALID_ARGUMENT", "PERMISSION_DENIED", "NOT_FOUND", "FAILED_PRECONDITION"} <= borne.codes.keys()
-    booked = check_books(store) - before
     with Ledger.open(store) as books:
         check_invariants(books._state)
     warm, last = borne.resident_kb[len(borne.resident_kb) // 2], borne.resident_kb[-1]
-    print(f"{count} requests, seed {seed}: {dict(borne.codes)}; {booked} entries booked; resident {borne.resident_kb} kB")
     assert last - warm < GROWTH_KB_MAX + ENTRY_KB * booked, borne.resident_kb
 
 
