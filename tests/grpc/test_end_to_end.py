@@ -233,3 +233,36 @@ def test_a_store_that_is_away_is_told_with_when_to_try_again(operator, server, m
     deadline = time.monotonic() + 5
     while stub.Check(health_pb2.HealthCheckRequest()).status != health_pb2.HealthCheckResponse.SERVING:
         assert time.monotonic() < deadline
+
+
+def test_a_fault_met_by_one_request_is_not_told_to_those_beside_it(server, monkeypatch):
+    """Requests of one principal are decided together; a command that makes us stumble takes none of the others with it."""
+    books = server.books
+    give(books, "AAPLx", "book:house", 10_000)
+    decide, groups = books._decide_one, []
+    execute_group = books.execute_group
+    held = threading.Event()
+
+    def stumbling(command, principal, batch):
+        if getattr(command, "reference", "") == "stumble":
+            raise ZeroDivisionError
+        return decide(command, principal, batch)
+
+    def recorded(batches):
+        held.wait(0.05)  # so that the others are there when this one is done
+        groups.append(max(len(commands) for commands, _, _ in batches))
+        return execute_group(batches)
+
+    monkeypatch.setattr(books, "_decide_one", stumbling)
+    monkeypatch.setattr(books, "_book_at_once", lambda *_: None)
+    monkeypatch.setattr(books, "execute_group", recorded)
+    before = books.holding("AAPLx", "book:house")
+    with Client(server.address) as client:
+        call = client.multicallable(TRANSFER)
+        wanted = [transfer(source="book:house", units=1, request_id=request_id()) for _ in range(40)]
+        wanted[17].reference = "stumble"
+        codes = [each.exception(timeout=20) for each in [call.future(message) for message in wanted]]
+    assert max(groups) > 1, "they were decided together"
+    assert [place for place, error in enumerate(codes) if error is not None] == [17]
+    assert codes[17].code() is grpc.StatusCode.INTERNAL
+    assert books.holding("AAPLx", "book:house") == before - 39
