@@ -27,7 +27,7 @@ from services.grpc_server.group_commit import GroupCommit
 from services.grpc_server.interceptors import Gate
 from services.grpc_server.limits import Limits
 from services.grpc_server.page_tokens import PageTokens
-from services.grpc_server.servicers import Servicers
+from services.grpc_server.servicers import AllServices, Servicers
 from services.grpc_server.streams import Growth, Streams
 from services.observability import LOGGER, Metrics, tracing_if_installed
 from services.settings import SettingsError
@@ -127,7 +127,7 @@ class Server:
         handlers = servicers.handlers()
         self._service_names = ["", *handlers]
         self._server = grpc.aio.server(options=_options(settings))
-        self._server.add_generic_rpc_handlers(tuple(handlers.values()))
+        self._server.add_generic_rpc_handlers((AllServices(handlers),))
         self._health = health_aio.HealthServicer()
         add_HealthServicer_to_server(self._health, self._server)
         if settings.reflection:

@@ -54,6 +54,18 @@ def services() -> dict[str, ServiceDescriptor]:
     return dict(sorted(found.items()))
 
 
+class AllServices(grpc.GenericRpcHandler):
+    """All services as one handler: gRPC asks its handlers one after the other, at every call."""
+
+    def __init__(self, handlers: dict[str, grpc.GenericRpcHandler]) -> None:
+        self._handlers = handlers
+
+    def service(self, handler_call_details: Any) -> Any:
+        _, service, _ = f"{handler_call_details.method}//".split("/", 2)
+        handler = self._handlers.get(service)
+        return None if handler is None else handler.service(handler_call_details)
+
+
 class Servicers:
     """Answers unary calls."""
 
