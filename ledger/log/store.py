@@ -129,11 +129,11 @@ def _open_sqlite(url: str, read_only: bool, lock: bool, ledger_id: str | None) -
 
 def _open_postgres(url: str, read_only: bool, lock: bool, ledger_id: str | None) -> _Store:
     try:
-        from ledger.log import postgres_backend  # noqa: PLC0415 - psycopg is an extra
+        from ledger.log import postgres_backend, postgres_sessions  # noqa: PLC0415 - psycopg is an extra
     except ImportError as error:
         message = f"a store in PostgreSQL needs a part that is not installed ({error}): pip install 'stockledger[postgres]'"
         raise refusal(Reason.REASON_STORE_UNAVAILABLE, message, store="postgresql://") from error
-    parsed = postgres_backend.parse_url(url)
+    parsed = postgres_sessions.parse_url(url)
     wanted = ledger_id or parsed.ledger_id
     if wanted is None:
         _malformed_url(parsed.shown, "names no ledger; the form is postgresql://user@host/database?ledger=acme")
