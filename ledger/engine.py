@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ledger.clock import Clock
+    from ledger.leadership import Leadership
     from ledger.log.checkpoint import Signer
     from ledger.log.store import Log
 
@@ -59,7 +60,21 @@ ENTRY_BYTES_MAX: Final = 65_535
 COMMANDS_PER_CALL_MAX: Final = 100_000
 POLL_SECONDS: Final = 0.05
 """How often a read-only ledger that waits looks at the store."""
+FIRST_ENTRY_SECONDS: Final = 5
 _CATCH_UPS_MAX: Final = 5
+
+
+def _await_first_entry(log: Log) -> None:
+    """Wait until whoever makes this ledger has written its first entry.
+
+    Raises: Unavailable STORE_UNAVAILABLE.
+    """
+    end = time.monotonic() + FIRST_ENTRY_SECONDS
+    while log.refresh() == 0:
+        if time.monotonic() > end:
+            message = f"{log.url} is empty, and another process that was to write its first entry does not"
+            raise refusal(Reason.REASON_STORE_UNAVAILABLE, message, store=log.url)
+        time.sleep(POLL_SECONDS)
 
 
 class _Submission:
@@ -112,6 +127,8 @@ class Ledger:
         self._past = State()
         """The last state that a read as of a size or time asked for: the next one is often later."""
         self._looking_back = threading.Lock()
+        self.leadership: Leadership | None = None
+        """What keeps the books up to date where others may write them (`ledger.leadership`); None: every read looks for itself."""
         self._snapshot_path: str | None = None
         self.opened_from = "the whole log"
         """What the books were folded from: "a snapshot of size 5000", or "the whole log: " and why no snapshot was used."""
@@ -124,6 +141,7 @@ class Ledger:
         ledger_id: str | None = None,
         origin: str | None = None,
         read_only: bool = False,
+        contend: bool = False,
         principal: str = DEFAULT_PRINCIPAL,
         signer: Signer | None = None,
         clock: Clock | None = None,
@@ -138,18 +156,21 @@ class Ledger:
         "postgresql://user@host/database?ledger=acme". `ledger_id` guards against the wrong store; a
         new ledger takes it, or the file's name. `principal` is who asks where `execute` is not told. `signer` signs checkpoints. The
         request window (seconds, and a count) is fixed when the ledger is made. `snapshot` is where the snapshot is, if not beside the
-        store's file; one that does not match the log is not used, and `opened_from` says why.
+        store's file; one that does not match the log is not used, and `opened_from` says why. With `contend`, a ledger that somebody else
+        writes is opened all the same, to be followed by a `Leadership`.
 
         Raises: Unavailable STORE_UNAVAILABLE (another writer, read-only, full); NotFound LEDGER_NOT_FOUND (another ledger's store);
         DataLoss LOG_CORRUPT with the first bad index.
         """
-        log = open_log(url, read_only=read_only, ledger_id=ledger_id)
+        log = open_log(url, read_only=read_only, ledger_id=ledger_id, contend=contend)
         try:
+            if contend and log.read_only:
+                _await_first_entry(log)
             path = snapshot or snapshots.snapshot_path_of(url)
             state, opened_from = snapshots.open_state(log, path, progress)
             books = cls(log, state, clock=clock, signer=signer, principal=principal)
             books._snapshot_path, books.opened_from = path, opened_from
-            if log.size == 0 and not read_only:
+            if log.size == 0 and not log.read_only:
                 new_id = log.expected_id or Path(url.rpartition("/")[2]).stem.strip(":") or "ledger"
                 books._make(new_id, origin or f"stockledger.local/{new_id}", request_window_seconds, request_window_count)
         except BaseException:
@@ -185,8 +206,8 @@ class Ledger:
 
     @property
     def size(self) -> int:
-        """The number of durable entries."""
-        return self._log.size
+        """The number of durable entries that are in the books."""
+        return min(self._log.size, self._state.size)
 
     def state_digest(self) -> str:
         """Return the digest of the books as they stand, to be compared with a replay's."""
@@ -250,10 +271,21 @@ class Ledger:
         self._carry_out_in_turn(submissions)
         return [submission.error or Answers(submission.outcomes, submission.size) for submission in submissions]
 
+    def refuse_to_book(self) -> None:
+        """Raise what every command would get now, if nothing can be booked: cheap, and before anything is looked at.
+
+        Raises: Unavailable NOT_LEADER, STORE_UNAVAILABLE.
+        """
+        if self._closed:
+            raise refusal(Reason.REASON_NOT_LEADER, "the ledger is closed")
+        if self.leadership is not None:
+            self.leadership.refuse_to_book()
+        elif self._log.backend.read_only:
+            raise refusal(Reason.REASON_NOT_LEADER, "the ledger was opened read-only")
+
     def _carry_out_in_turn(self, mine: Sequence[_Submission]) -> None:
         """Wait until another has carried out these submissions, or do it along with all others that wait."""
-        if self._closed or self._log.backend.read_only:
-            raise refusal(Reason.REASON_NOT_LEADER, "the ledger is closed" if self._closed else "the ledger was opened read-only")
+        self.refuse_to_book()
         if not mine:
             return
         queue, last = self._queue, mine[-1]
@@ -285,8 +317,7 @@ class Ledger:
 
     def _commit(self, submissions: list[_Submission]) -> None:
         """Put the submissions through: decide on the provisional state, append, and only then let the answers go."""
-        if self._closed:
-            raise refusal(Reason.REASON_NOT_LEADER, "the ledger was closed")
+        self.refuse_to_book()  # again: the lead may have been lost while this waited
         if self._unsettled:
             self._settle()
         state, log = self._state, self._log
@@ -350,10 +381,39 @@ class Ledger:
             self._epoch += 1
 
     def _follow(self) -> None:
-        """Where another process writes, come to where it is."""
-        if self.read_only and not self._closed:
+        """Where another process writes, and nothing else keeps these books up to date, come to where it is."""
+        if self.read_only and self.leadership is None and not self._closed:
             with self._writing:
                 self._settle()
+
+    def follow(self) -> None:
+        """Come to where the log is, if it has grown. The store is asked without the lock, so that no read waits for its answer."""
+        if self._unsettled or self._log.backend.extent()[1] != self._log.size or self._log.size != self._state.size:
+            with self._writing:
+                if not self._closed:
+                    self._settle()
+            with self._grown:
+                self._grown.notify_all()
+
+    def settle(self) -> None:
+        """Find out what became of an append that nobody knows of, without waiting for the next command.
+
+        Raises: Unavailable STORE_UNAVAILABLE.
+        """
+        if self._log.in_doubt:
+            with self._writing:
+                self._settle()
+
+    def take_over(self, lead: Callable[[], None]) -> None:
+        """Come to the end of the log, and let commands in: `lead` lets the store take appends."""
+        with self._writing:
+            self._settle()
+            lead()
+
+    def step_down(self, follow: Callable[[], None]) -> None:
+        """Let no further command in: `follow` makes the store read-only."""
+        with self._writing:
+            follow()
 
     def _catch_up(self) -> None:
         """Fold what is in the log and not in the books; until that is done, nothing can be decided."""
@@ -586,11 +646,11 @@ class Ledger:
         """
         self._follow()
         index = from_index
-        if not 0 <= index <= self._log.size:
-            message = f"index {index} is beyond the log of {self._log.size}"
-            raise refusal(Reason.REASON_INDEX_BEYOND_LOG, message, index=index, size=self._log.size)
+        if not 0 <= index <= self.size:
+            message = f"index {index} is beyond the log of {self.size}"
+            raise refusal(Reason.REASON_INDEX_BEYOND_LOG, message, index=index, size=self.size)
         while True:
-            size = self._log.size
+            size = self.size
             for stored, _, data in self._log.read(index, size):
                 yield stored, Entry.FromString(data)
             index = max(index, size)
@@ -603,11 +663,11 @@ class Ledger:
         with self._grown:
             self._waiting_count += 1
             try:
-                while not self._closed and self._log.size <= index:
+                while not self._closed and self.size <= index:
                     left = None if end is None else end - time.monotonic()
                     if left is not None and left <= 0:
                         return False
-                    if self.read_only:  # another process writes, and cannot wake us
+                    if self.read_only and self.leadership is None:  # another process writes, and cannot wake us
                         self._grown.wait(POLL_SECONDS if left is None else min(left, POLL_SECONDS))
                         self._follow()
                     else:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
 LOGGER: Final = "stockledger"
@@ -93,6 +93,13 @@ class Metrics:
         self._commands.inc(commands)
         self._commit_seconds.observe(seconds)
         self._size.set(size)
+
+    def standing(self, leads: Callable[[], bool], lag_seconds: Callable[[], float]) -> None:
+        """Tell of leading and following, asked whenever somebody looks."""
+        leading = Gauge("stockledger_leading", "1 while this server books, 0 while it follows.", registry=self.registry)
+        leading.set_function(lambda: float(leads()))
+        lag = Gauge("stockledger_lag_seconds", "Age of the books: since they were last as far as the store.", registry=self.registry)
+        lag.set_function(lag_seconds)
 
     def fault(self) -> None:
         self._faults.inc()

@@ -7,9 +7,23 @@ errors of its database into LedgerErrors, and makes no judgement of its own abou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from enum import Enum
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from ledger.log.merkle import Tile
+
+
+class Access(Enum):
+    """What a store is opened for."""
+
+    READ = "read"
+    WRITE = "write"
+    WRITE_WITHOUT_LOCK = "write without lock"
+    """A second writer, as only a test opens one that proves the primary key alone refuses it."""
+    CONTEND = "contend"
+    """To write whenever nobody else does, and to read meanwhile. A store that cannot be shared is opened to write."""
+    MIGRATE = "migrate"
+    """To write, and to bring the tables of an older layout to ours first."""
 
 
 class Row(NamedTuple):
@@ -31,6 +45,8 @@ class Backend(Protocol):
     """A store of one ledger. Reads may come from any thread; writes come from one at a time."""
 
     read_only: bool
+    versions: tuple[int, int]
+    """The layout that the store had when it was opened, and the one it has."""
 
     def extent(self) -> tuple[str | None, int]:
         """Give the ledger's id and its last version; (None, 0) while the store is empty.
@@ -70,3 +86,41 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Let go of the store."""
+
+
+@runtime_checkable
+class Contested(Backend, Protocol):
+    """A store opened by several who want to write it. One leads; for all others it is read-only."""
+
+    contends: bool
+    """False where it was opened to be written, or read, by this process come what may."""
+
+    def advertise(self, address: str) -> None:
+        """Say where clients reach us; followers tell it whenever we lead."""
+
+    def leader(self) -> str | None:
+        """Give the address of who leads, as far as it was seen last."""
+
+    def try_to_lead(self) -> bool:
+        """Take the lead if it is to be had. Until `lead` is called the store stays read-only: the books must catch up first.
+
+        Raises: Unavailable STORE_UNAVAILABLE.
+        """
+
+    def lead(self) -> None:
+        """Let appends through, once `try_to_lead` has taken the lead."""
+
+    def keep_lead(self) -> bool:
+        """Say something in the session that leads, and tell whether it still does."""
+
+    def follow(self) -> None:
+        """Let nothing through any more, and leave the lead to others."""
+
+    def lead_age_seconds(self) -> float:
+        """Give how long ago the lead was last seen to be ours."""
+
+    def await_news(self, seconds: float) -> None:
+        """Wait until the leader has appended something, or at most so long.
+
+        Raises: Unavailable STORE_UNAVAILABLE.
+        """

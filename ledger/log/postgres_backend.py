@@ -6,22 +6,24 @@ Each ledger has a schema of its own, so that neither its lock nor its vacuum tou
 with text ids, so its tools read our ledgers; the insert is ours: one COPY of the entries and one of the hash tiles they complete, in one
 transaction under the library's table lock.
 
-Who leads holds an advisory lock in the session that he writes with: a lost connection is a lost lead. That is only speed; the primary key
-(ledger id, version) keeps a second writer out for certain.
+Who leads holds an advisory lock in the session that he writes with (postgres_lead.py): a lost connection is a lost lead. That is only
+speed; the primary key (ledger id, version) keeps a second writer out for certain.
 
 After a COMMIT without a clean answer, and where PostgreSQL gave up waiting for a synchronous standby (it then commits all the same, with
 no more than a warning), nothing is read before a later commit has had a clean one: the server's log is written in order, so that one
-carries all before it.
+carries all before it. For the same reason a reader beside the writer shows what it sees only after a commit of its own, where there is a
+synchronous standby: rows whose wait was cancelled, or whose server crashed while they waited, can be seen, and can still be lost.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import itertools
-import struct
+import math
 import threading
+import time
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -30,10 +32,13 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from ledger.errors import LedgerError, refusal
-from ledger.log.backend import RightEdge, Row
+from ledger.log.backend import Access, RightEdge, Row
 from ledger.log.merkle import Tile
+from ledger.log.postgres_deadlines import Deadlines
+from ledger.log.postgres_lead import Lead
 from ledger.log.postgres_recorder import LedgerDatastore, LedgerRecorder, copy_entries, copy_tiles
 from ledger.log.postgres_sessions import (
+    ANSWER_SECONDS,
     BUSY_TIMEOUT_SECONDS,
     DURABLE_SETTINGS,
     SERVER_VERSION_MIN,
@@ -46,45 +51,53 @@ from ledger.log.postgres_sessions import (
     refuse_unsafe,
     settings_of,
 )
-from ledger.log.postgres_tables import make_where_missing, recognise, schema_of
+from ledger.log.postgres_tables import STORE_VERSION, make_where_missing, migrate_tables, recognise, schema_of
 from stockledger.v1.errors_pb2 import Reason
 
-_LEAD_ATTEMPTS = 3
-
-_LEADER = """
-SELECT pid, coalesce(a.application_name, ''), coalesce(host(a.client_addr), 'a local socket')
-FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
-WHERE l.locktype = 'advisory' AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND (l.classid::bigint << 32 | l.objid::bigint) = %s AND l.objsubid = 1"""
+_IDLE_MAX = 8
+"""Connections kept for reads."""
 
 
 class PostgresBackend:
     """A store in one schema of a PostgreSQL database."""
 
-    def __init__(self, url: PostgresUrl, ledger_id: str, *, read_only: bool, lock: bool = True) -> None:
+    def __init__(self, url: PostgresUrl, ledger_id: str, access: Access) -> None:
         if not is_ledger_id(ledger_id):
             malformed(url.shown, f"cannot hold a ledger of the id {ledger_id!r}")
-        self.read_only = read_only
+        self.read_only = access in (Access.READ, Access.CONTEND)
+        self.versions = (STORE_VERSION, STORE_VERSION)
+        self.contends = access is Access.CONTEND
+        self._access = access
         self._url = url.shown
         self._connection_url = url.connection
         self._ledger_id = ledger_id
         self._schema = schema_of(ledger_id)
-        self._lock_key = struct.unpack("!q", hashlib.sha256(f"stockledger {self._schema}".encode()).digest()[:8])[0]
-        self._take_lead = lock
+        self._lock = Lead(self._schema)
+        self._deadlines = Deadlines()
         self._idle: list[psycopg.Connection[Any]] = []
         self._guard = threading.RLock()
         self._closed = False
         self._writer: psycopg.Connection[Any] | None = None
+        self._candidate: psycopg.Connection[Any] | None = None
+        """Of one who would lead: the session that asks for the lead, hears of the leader's appends, and writes once it has it."""
         self._last_session: int | None = None
         """The server's process id of the session that wrote last: while it holds the lock, its commit may still come."""
         self._in_doubt = False
         """True from COMMIT to its clean answer."""
-        self._warnings: list[str] = []
+        self._warnings: weakref.WeakKeyDictionary[psycopg.Connection[Any], list[str]] = weakref.WeakKeyDictionary()
+        self._address = ""
+        self._leader: str | None = None
+        self._lead_seen = -math.inf
+        """When the lead was last known to be ours, on the monotonic clock."""
+        self._shown = 0
+        """Up to this version entries are known to be durable although another writes them."""
         try:
             with self._translated():
-                if read_only:
+                if access is Access.CONTEND:
+                    self._contend()
+                elif access is Access.READ:
                     with self._reader() as connection:
-                        recognise(connection, self._schema, self._ledger_id, self._url)
+                        self._recognise(connection)
                 else:
                     self._writer = self._open_writer()
         except BaseException:
@@ -103,6 +116,8 @@ class PostgresBackend:
         if self._closed:
             raise self._unavailable("it is closed")
         if self._writer is None or self._writer.closed:
+            if self._access is Access.CONTEND:
+                raise self._unavailable("the session that led is lost")
             self._writer = self._open_writer()
         return self._writer
 
@@ -110,9 +125,13 @@ class PostgresBackend:
         with self._reader() as connection:
             query = (
                 "SELECT (SELECT min(originator_id) FROM {schema}.stored_events), (SELECT max(originator_id) FROM {schema}.stored_events),"
-                " (SELECT max(originator_version) FROM {schema}.stored_events WHERE originator_id = %s)"
+                " (SELECT max(originator_version) FROM {schema}.stored_events WHERE originator_id = %s),"
+                " current_setting('synchronous_standby_names') <> '' AND NOT pg_is_in_recovery()"
             )
-            first, last, version = self._one(connection, query, (self._ledger_id,))
+            first, last, version, has_standby = self._one(connection, query, (self._ledger_id,))
+            if has_standby and self._writer is None and version is not None and version > self._shown:
+                self._commit_something(connection)
+            self._shown = max(self._shown, version or 0)
         if first is None:
             return None, 0
         if first != last:
@@ -176,8 +195,8 @@ class PostgresBackend:
         return [(size, text) for size, text in rows]
 
     def check(self, size: int) -> None:
-        with self._reader() as connection:
-            recognise(connection, self._schema, self._ledger_id, self._url)
+        with self._reader(seconds=math.inf) as connection:
+            self._recognise(connection)
             try:
                 # The table itself, then its index: they must agree.
                 connection.execute("SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off")
@@ -190,13 +209,131 @@ class PostgresBackend:
     def close(self) -> None:
         with self._guard:
             self._closed = True
-            for connection in (*self._idle, *([self._writer] if self._writer else [])):
+            for connection in (*self._idle, *filter(None, (self._writer, self._candidate))):
                 with contextlib.suppress(psycopg.Error):  # what was durable stays so; there is nothing left to save
                     connection.close()
             self._idle.clear()
-            self._writer = None
+            self._writer = self._candidate = None
+            self._deadlines.close()
             if "recorder" in self.__dict__:
                 self.recorder.datastore.close()
+
+    # ---- several who would write ----------------------------------------------------------------------------------------------------
+
+    def advertise(self, address: str) -> None:
+        with self._guard, self._translated():
+            self._address = address
+            if self._writer is not None and not self.read_only:
+                self._lock.advertise(self._writer, address)
+
+    def leader(self) -> str | None:
+        return self._leader
+
+    def try_to_lead(self) -> bool:
+        with self._guard, self._translated():
+            assert self.read_only, "who leads does not ask for the lead"
+            candidate = self._open_candidate()
+            with self._deadlines.within(candidate, ANSWER_SECONDS):
+                led = self._lock.take_from_silent(candidate, self._last_session)
+                if not led:
+                    holder = self._lock.holder(candidate)
+                    self._leader = holder.address if holder is not None else None
+                    return False
+                candidate.execute("UNLISTEN *")
+                self._recognise(candidate)
+                self._last_session = candidate.info.backend_pid
+                self._pass_barrier(candidate)
+            self._writer, self._candidate = candidate, None
+            self._in_doubt = False
+            self._lead_seen = time.monotonic()
+            return True
+
+    def lead(self) -> None:
+        with self._guard, self._translated():
+            if self._writer is None or self._writer.closed:
+                raise self._unavailable("the session that was to lead is lost")
+            if self._address:
+                self._lock.advertise(self._writer, self._address)
+            self._leader = self._address or None
+            self.read_only = False
+
+    def keep_lead(self) -> bool:
+        with self._guard:
+            now, connection = time.monotonic(), self._writer
+            if connection is None or connection.closed or self._closed:
+                return False
+            try:
+                with self._deadlines.within(connection, ANSWER_SECONDS):
+                    connection.execute("SELECT 1")
+            except psycopg.Error:
+                return False
+            self._lead_seen = now
+            return True
+
+    def follow(self) -> None:
+        with self._guard:
+            self.read_only = True
+            self._leader = None
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.close()
+
+    def lead_age_seconds(self) -> float:
+        return time.monotonic() - self._lead_seen
+
+    def await_news(self, seconds: float) -> None:
+        with self._translated():
+            candidate = self._open_candidate()
+            with self._deadlines.within(candidate, seconds + ANSWER_SECONDS):
+                for _ in candidate.notifies(timeout=seconds, stop_after=1):
+                    return
+
+    def _contend(self) -> None:
+        """Lead, making the tables where there are none, if nobody else does; else wait until there is something to follow."""
+        end = time.monotonic() + BUSY_TIMEOUT_SECONDS
+        while True:
+            connection = self._connect()
+            try:
+                self._require_primary(connection)
+                if self._lock.take(connection, None) is None:
+                    make_where_missing(connection, self._schema, self._ledger_id)
+                    self._recognise(connection)
+                    self._last_session = connection.info.backend_pid
+                    self._pass_barrier(connection)
+                    self._writer, self._lead_seen, self.read_only = connection, time.monotonic(), False
+                    return
+                self._recognise(connection)
+            except LedgerError as error:
+                connection.close()
+                if (
+                    error.reason != Reason.REASON_LEDGER_NOT_FOUND
+                    or "nothing" not in error.metadata.get("found", "")
+                    or time.monotonic() > end
+                ):
+                    raise
+                time.sleep(0.02)
+            except BaseException:
+                connection.close()
+                raise
+            else:
+                connection.close()
+                return
+
+    def _open_candidate(self) -> psycopg.Connection[Any]:
+        """Return the session that asks for the lead."""
+        with self._guard:
+            if self._closed:
+                raise self._unavailable("it is closed")
+            if self._candidate is None or self._candidate.closed:
+                connection = self._connect()
+                try:
+                    self._require_primary(connection)
+                    connection.execute(self._sql("LISTEN {schema}"))
+                except BaseException:
+                    connection.close()
+                    raise
+                self._candidate = connection
+            return self._candidate
 
     @functools.cached_property
     def _begin_append(self) -> sql.Composed:
@@ -212,16 +349,22 @@ class PostgresBackend:
         connection = self._connect()
         try:
             self._require_primary(connection)
-            if self._take_lead:
-                self._refuse_beside(self._lead(connection))
+            if self._access is not Access.WRITE_WITHOUT_LOCK:
+                self._refuse_beside(self._lock.take(connection, self._last_session))
+            if self._access is Access.MIGRATE:
+                self.versions = migrate_tables(connection, self._schema, self._ledger_id, self._url)
+            elif self._access is Access.WRITE:
                 make_where_missing(connection, self._schema, self._ledger_id)
-            recognise(connection, self._schema, self._ledger_id, self._url)
+            self._recognise(connection)
             self._last_session = connection.info.backend_pid
             self._pass_barrier(connection)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _recognise(self, connection: psycopg.Connection[Any]) -> None:
+        recognise(connection, self._schema, self._ledger_id, self._url)
 
     def _refuse_beside(self, leader: str | None) -> None:
         if leader is not None:
@@ -243,33 +386,30 @@ class PostgresBackend:
         if session != connection.info.backend_pid:
             raise self._unavailable("a pooler changes the session under this connection; name the server itself, or pool by session")
 
-    def _lead(self, connection: psycopg.Connection[Any]) -> str | None:
-        """Take the lead, or say who has it. A session of our own that the server has not given up yet is ended first."""
-        for _ in range(_LEAD_ATTEMPTS):
-            row = connection.execute("SELECT pg_try_advisory_lock(%s)", (self._lock_key,)).fetchone()
-            if row is not None and row[0]:
-                return None
-            leader = connection.execute(_LEADER, (self._lock_key,)).fetchone()
-            if leader is None:
-                continue
-            session, name, address = leader
-            if session != self._last_session:
-                return f"{name or 'unknown'}, session {session} from {address}"
-            connection.execute("SELECT pg_terminate_backend(%s, %s)", (session, BUSY_TIMEOUT_SECONDS * 1000))
-        return f"session {self._last_session} of our own, which does not end"
-
     def _pass_barrier(self, connection: psycopg.Connection[Any]) -> None:
         """Commit something small: with its clean answer, everything that was committed before is as durable as it is."""
-        self._warnings.clear()
-        connection.execute(self._sql("UPDATE {schema}.store SET barriers = barriers + 1"))
-        self._refuse_warnings()
+        self._warnings[connection].clear()
+        with self._deadlines.within(connection, ANSWER_SECONDS):
+            connection.execute(self._sql("UPDATE {schema}.store SET barriers = barriers + 1"))
+        self._refuse_warnings(connection)
 
-    def _refuse_warnings(self) -> None:
-        if self._warnings:
-            raise self._unavailable(f"the commit came with a warning: {self._warnings[0]}")
+    def _commit_something(self, connection: psycopg.Connection[Any]) -> None:
+        """Do the same where no table may be written: a message that nobody reads goes through the server's log as well."""
+        self._warnings[connection].clear()
+        with self._deadlines.within(connection, ANSWER_SECONDS):
+            connection.execute("SELECT pg_logical_emit_message(true, 'stockledger', '')")
+        self._refuse_warnings(connection)
+
+    def _refuse_warnings(self, connection: psycopg.Connection[Any]) -> None:
+        """Take no COMMIT for one that came with a warning: it is not what it seems."""
+        for warning in self._warnings[connection]:
+            raise self._unavailable(f"the commit came with a warning: {warning}")
 
     def _settle(self) -> None:
-        """After a doubtful commit: see that its session can commit nothing any more, and that what it did commit is durable."""
+        """After a doubtful commit: see that its session can commit nothing any more, and that what it did commit is durable.
+
+        Raises: Unavailable STORE_UNAVAILABLE while that cannot be had, as while the synchronous standby is away: the doubt stays.
+        """
         with self._guard:
             if not self._in_doubt:
                 return
@@ -286,13 +426,15 @@ class PostgresBackend:
         try:
             self._require_primary(connection)
             # Whoever leads instead of us has the lock that our session held until its end.
-            leads = not self._take_lead or self._lead(connection) is None
+            leads = self._access is Access.WRITE_WITHOUT_LOCK or self._lock.take(connection, self._last_session) is None
             self._pass_barrier(connection)
+            if leads and self._address:
+                self._lock.advertise(connection, self._address)
         except BaseException:
             connection.close()
             raise
-        if leads:
-            self._writer, self._last_session = connection, connection.info.backend_pid
+        if leads and not self.read_only:
+            self._writer, self._last_session, self._lead_seen = connection, connection.info.backend_pid, time.monotonic()
         else:
             connection.close()
 
@@ -302,16 +444,20 @@ class PostgresBackend:
         with self._guard, self._translated():
             self._settle()
             connection = self.writer
-            self._warnings.clear()
+            self._warnings[connection].clear()
+            now = time.monotonic()
             try:
                 with connection.cursor() as cursor:
-                    cursor.execute(begin)
-                    yield cursor
+                    with self._deadlines.within(connection, BUSY_TIMEOUT_SECONDS + ANSWER_SECONDS):
+                        cursor.execute(begin)
+                        yield cursor
                     self._in_doubt = True
-                    cursor.execute("COMMIT")
+                    with self._deadlines.within(connection, ANSWER_SECONDS):
+                        cursor.execute("COMMIT")
                     assert cursor.statusmessage == "COMMIT", cursor.statusmessage
-                    self._refuse_warnings()
+                    self._refuse_warnings(connection)
                     self._in_doubt = False
+                    self._lead_seen = now
             except BaseException:
                 self._roll_back(connection)
                 raise
@@ -325,7 +471,7 @@ class PostgresBackend:
             connection.close()
 
     @contextlib.contextmanager
-    def _reader(self) -> Iterator[psycopg.Connection[Any]]:
+    def _reader(self, *, seconds: float = ANSWER_SECONDS) -> Iterator[psycopg.Connection[Any]]:
         """Lend a connection for one short read."""
         with self._translated():
             self._settle()
@@ -337,23 +483,27 @@ class PostgresBackend:
                 connection = self._connect()
                 connection.execute("SET default_transaction_read_only = on")
             try:
-                yield connection
+                with self._deadlines.within(connection, seconds):
+                    yield connection
             except BaseException:
                 connection.close()
                 raise
             with self._guard:
-                if self._closed:
+                if self._closed or len(self._idle) >= _IDLE_MAX:
                     connection.close()
                 else:
                     self._idle.append(connection)
 
     def _connect(self) -> psycopg.Connection[Any]:
-        return connect(self._connection_url, self._heed)
+        warnings: list[str] = []
 
-    def _heed(self, diagnostic: psycopg.errors.Diagnostic) -> None:
-        """Keep the warnings: one that comes with a COMMIT says that it is not what it seems."""
-        if diagnostic.severity_nonlocalized == "WARNING":
-            self._warnings.append(diagnostic.message_primary or "without words")
+        def heed(diagnostic: psycopg.errors.Diagnostic) -> None:
+            if diagnostic.severity_nonlocalized == "WARNING":
+                warnings.append(diagnostic.message_primary or "without words")
+
+        connection = connect(self._connection_url, heed)
+        self._warnings[connection] = warnings
+        return connection
 
     def _sql(self, statement: str) -> sql.Composed:
         return in_schema(self._schema, statement)

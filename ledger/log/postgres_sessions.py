@@ -21,6 +21,9 @@ from stockledger.v1.errors_pb2 import Reason
 BUSY_TIMEOUT_SECONDS = 5
 """How long a statement waits for another session's lock, and a connection for its server, before it is refused."""
 
+ANSWER_SECONDS = 5
+"""How long the server may take over a statement or a COMMIT before it is given up, and what became of it is not known."""
+
 SERVER_VERSION_MIN = 140_000
 """13 is the first to vacuum a table for its inserts, 14 the first that can be waited for when it ends a session."""
 

@@ -12,14 +12,19 @@ from ledger.errors import refusal
 from ledger.log.postgres_sessions import IDENTIFIER_BYTES_MAX, in_schema
 from stockledger.v1.errors_pb2 import Reason
 
-STORE_VERSION = 1
-"""The layout of the tables, in the row of the table `store`."""
+STORE_VERSION = 2
+"""The layout of the tables, in the row of the table `store`. Version 2 added `leader`."""
 
 # Nothing is ever updated or deleted: vacuum comes for the inserts, often, so that each time it has little to do, and freezes at once, so
 # that no pass over the whole table is ever due. It takes the lock that an append needs, and gives way to it.
 _STORAGE = """ WITH (
     autovacuum_vacuum_insert_threshold = 200000, autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_cost_delay = 0,
     autovacuum_freeze_min_age = 0, autovacuum_analyze_threshold = 200000, autovacuum_analyze_scale_factor = 0)"""
+
+_CREATE_LEADER = (
+    "CREATE TABLE {schema}.leader (id integer PRIMARY KEY CHECK (id = 0), session integer NOT NULL, started timestamptz NOT NULL,"
+    " address text NOT NULL)"
+)
 
 CREATE = (
     "CREATE TABLE {schema}.stored_events (originator_id text NOT NULL, originator_version bigint NOT NULL, topic text, state bytea,"
@@ -31,12 +36,17 @@ CREATE = (
     "CREATE TABLE {schema}.checkpoints (size bigint PRIMARY KEY, text text NOT NULL)",
     "CREATE TABLE {schema}.right_edge (id integer PRIMARY KEY CHECK (id = 0), size bigint NOT NULL, hashes bytea NOT NULL)",
     "CREATE TABLE {schema}.store (id integer PRIMARY KEY, version integer NOT NULL, ledger_id text NOT NULL, barriers bigint NOT NULL)",
+    _CREATE_LEADER,
 )
+
+MIGRATIONS: dict[int, tuple[str, ...]] = {1: (_CREATE_LEADER,)}
+"""What makes the tables of one version those of the next. Entries are never touched: the leaf is the stored bytes."""
 
 # table -> its columns and primary key
 EXPECTED_TABLES = {
     "checkpoints": ("size bigint, text text", "size"),
     "hash_tiles": ("level integer, number bigint, hashes bytea", "level, number"),
+    "leader": ("id integer, session integer, started timestamp with time zone, address text", "id"),
     "right_edge": ("id integer, size bigint, hashes bytea", "id"),
     "store": ("id integer, version integer, ledger_id text, barriers bigint", "id"),
     "stored_events": (
@@ -44,6 +54,9 @@ EXPECTED_TABLES = {
         "originator_id, originator_version",
     ),
 }
+
+_ADDED = {2: ("leader",)}
+"""version -> the tables that it added."""
 
 # Only tables whose writes reach the disk as they are: permanent, without triggers, rules and row security.
 TABLES_FOUND = """
@@ -79,27 +92,55 @@ def make_where_missing(connection: psycopg.Connection[Any], schema: str, ledger_
 
 
 def recognise(connection: psycopg.Connection[Any], schema: str, ledger_id: str, url: str) -> None:
-    """Refuse a schema that is not ours, not of this ledger, or of a layout we do not know.
+    """Refuse a schema that is not ours, not of this ledger, or of another layout than ours.
 
     Raises: NotFound LEDGER_NOT_FOUND; DataLoss LOG_CORRUPT.
     """
+    version = _version(connection, schema, ledger_id, url)
+    if version < STORE_VERSION:
+        message = f"{url} has store version {version}; this program needs {STORE_VERSION}: run `stockledger migrate`"
+        raise refusal(Reason.REASON_LEDGER_NOT_FOUND, message, expected=STORE_VERSION, found=version)
+
+
+def migrate_tables(connection: psycopg.Connection[Any], schema: str, ledger_id: str, url: str) -> tuple[int, int]:
+    """Bring the tables to our version, in one transaction, and give the version they had and the one they have.
+
+    Raises: NotFound LEDGER_NOT_FOUND; DataLoss LOG_CORRUPT.
+    """
+    found = _version(connection, schema, ledger_id, url)
+    with connection.transaction():
+        for version in range(found, STORE_VERSION):
+            for each in MIGRATIONS[version]:
+                connection.execute(in_schema(schema, each))
+        connection.execute(in_schema(schema, "UPDATE {schema}.store SET version = %s"), (STORE_VERSION,))
+    recognise(connection, schema, ledger_id, url)
+    return found, STORE_VERSION
+
+
+def _version(connection: psycopg.Connection[Any], schema: str, ledger_id: str, url: str) -> int:
+    """Give the version of the tables, once they are seen to be what it says."""
     if not _tables_there(connection, schema)[1]:
         raise refusal(Reason.REASON_LEDGER_NOT_FOUND, f"{url}: there is no ledger {ledger_id}", expected=ledger_id, found="nothing")
     quoted = sql.Identifier(schema).as_string(connection)
     found = {name: (columns, key) for name, columns, key in connection.execute(TABLES_FOUND, (quoted,))}
-    if found != EXPECTED_TABLES:
-        names = sorted(name for name in {*found, *EXPECTED_TABLES} if found.get(name) != EXPECTED_TABLES.get(name))
-        _corrupt(url, f"its tables are not those of a ledger ({', '.join(names)})")
+    if found.get("store") != EXPECTED_TABLES["store"]:
+        _corrupt(url, "its tables are not those of a ledger (store)")
     row = connection.execute(in_schema(schema, "SELECT version, ledger_id FROM {schema}.store")).fetchone()
     if row is None:
         _corrupt(url, "its table `store` is empty")
-    version, found_id = row
-    if version != STORE_VERSION:
-        message = f"{url} has store version {version}; this program knows {STORE_VERSION}"
-        raise refusal(Reason.REASON_LEDGER_NOT_FOUND, message, expected=STORE_VERSION, found=version)
+    version, found_id = int(row[0]), row[1]
     if found_id != ledger_id:
         message = f"{url} holds the ledger {found_id}, not {ledger_id}"
         raise refusal(Reason.REASON_LEDGER_NOT_FOUND, message, expected=ledger_id, found=found_id)
+    if version not in range(1, STORE_VERSION + 1):
+        message = f"{url} has store version {version}; this program knows {STORE_VERSION}: a newer one wrote it"
+        raise refusal(Reason.REASON_LEDGER_NOT_FOUND, message, expected=STORE_VERSION, found=version)
+    later = {name for since, names in _ADDED.items() if since > version for name in names}
+    expected = {name: table for name, table in EXPECTED_TABLES.items() if name not in later}
+    if found != expected:
+        names = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+        _corrupt(url, f"its tables are not those of a ledger ({', '.join(names)})")
+    return version
 
 
 def _tables_there(connection: psycopg.Connection[Any], schema: str) -> tuple[int, int]:

@@ -136,6 +136,7 @@ class SqliteBackend:
 
     def __init__(self, path: str, url: str, *, read_only: bool, lock: bool = True) -> None:
         self.read_only = read_only
+        self.versions = (STORE_VERSION, STORE_VERSION)
         self._url = url
         self._in_memory = path == ":memory:"
         self._uri = _uri(path, self._in_memory, next(_MEMORY_NUMBERS), read_only)

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import NamedTuple, NoReturn, Self
 
 from ledger.errors import DataLoss, LedgerError, refusal
-from ledger.log.backend import Backend, RightEdge, Row
+from ledger.log.backend import Access, Backend, RightEdge, Row
 from ledger.log.checkpoint import VerifierKey, open_note, parse_checkpoint
 from ledger.log.merkle import HASH_BYTES, TILE_HEIGHT, TILE_WIDTH, Growth, Tree, leaf_hashes
 from ledger.log.sqlite_backend import SqliteBackend
@@ -79,25 +79,36 @@ def leaf_version(index: int) -> int:
     return index + 1
 
 
-def open_log(url: str, *, read_only: bool = False, ledger_id: str | None = None) -> Log:
+def open_log(url: str, *, read_only: bool = False, ledger_id: str | None = None, contend: bool = False) -> Log:
     """Open the log in the store of this URL; a writer makes the store when there is none.
 
     `sqlite:///books.db` is a relative path, `sqlite:////var/books.db` an absolute one, `sqlite:///:memory:` lives as long as the log.
     `postgresql://user@host/database?ledger=acme` is a ledger in a PostgreSQL database, which may hold many; `ledger_id` may name it too.
 
+    With `contend`, a log that somebody else writes is opened to be read, and to be written when he is gone (`ledger.leadership`).
+
     Raises: InvalidRequest FIELD_MALFORMED for a URL that is not understood; NotFound LEDGER_NOT_FOUND when the store holds another
     ledger than `ledger_id`, or none to be read; Unavailable STORE_UNAVAILABLE when it is locked, read-only or away; DataLoss
     LOG_CORRUPT when its tables, tiles, last entries or last checkpoint contradict each other.
     """
-    return _open(url, read_only, True, ledger_id)
+    return _open(url, Access.READ if read_only else Access.CONTEND if contend else Access.WRITE, ledger_id)
 
 
-def _open(url: str, read_only: bool, lock: bool, ledger_id: str | None) -> Log:
+def migrate(url: str, *, ledger_id: str | None = None) -> tuple[int, int]:
+    """Bring the store's tables to this program's layout; give the version it had, and the one it has. No entry is touched.
+
+    Raises: as `open_log`; Unavailable STORE_UNAVAILABLE while somebody writes it.
+    """
+    with _open(url, Access.MIGRATE, ledger_id) as log:
+        return log.backend.versions
+
+
+def _open(url: str, access: Access, ledger_id: str | None) -> Log:
     scheme, separator, _ = url.partition("://")
     open_store = _SCHEMES.get(scheme)
     if not separator or open_store is None:
         _malformed_url(url, f"names no kind of store; supported: {', '.join(_FORMS)}")
-    store = open_store(url, read_only, lock, ledger_id)
+    store = open_store(url, access, ledger_id)
     try:
         return Log(store.backend, store.url, store.ledger_id)
     except BaseException:
@@ -107,7 +118,7 @@ def _open(url: str, read_only: bool, lock: bool, ledger_id: str | None) -> Log:
 
 def _open_without_lock(url: str) -> Log:
     """Open a second writer, as only a test does that proves the primary key alone refuses it."""
-    return _open(url, False, False, None)
+    return _open(url, Access.WRITE_WITHOUT_LOCK, None)
 
 
 class _Store(NamedTuple):
@@ -118,16 +129,19 @@ class _Store(NamedTuple):
     ledger_id: str | None
 
 
-def _open_sqlite(url: str, read_only: bool, lock: bool, ledger_id: str | None) -> _Store:
+def _open_sqlite(url: str, access: Access, ledger_id: str | None) -> _Store:
     path = url.removeprefix("sqlite://")
     if not path.startswith("/") or len(path) == 1:
         _malformed_url(url, "needs the form sqlite:///relative.db, sqlite:////absolute.db or sqlite:///:memory:")
     if "?" in path or "#" in path:
         _malformed_url(url, "has options, and none are understood; the form is sqlite:///relative.db")
-    return _Store(SqliteBackend(path[1:], url, read_only=read_only, lock=lock), url, ledger_id)
+    if access is Access.MIGRATE:  # whoever migrates makes no store
+        SqliteBackend(path[1:], url, read_only=True).close()
+    lock = access is not Access.WRITE_WITHOUT_LOCK
+    return _Store(SqliteBackend(path[1:], url, read_only=access is Access.READ, lock=lock), url, ledger_id)
 
 
-def _open_postgres(url: str, read_only: bool, lock: bool, ledger_id: str | None) -> _Store:
+def _open_postgres(url: str, access: Access, ledger_id: str | None) -> _Store:
     try:
         from ledger.log import postgres_backend, postgres_sessions  # noqa: PLC0415 - psycopg is an extra
     except ImportError as error:
@@ -140,11 +154,11 @@ def _open_postgres(url: str, read_only: bool, lock: bool, ledger_id: str | None)
     if parsed.ledger_id not in (None, wanted):
         message = f"{parsed.shown} names the ledger {parsed.ledger_id}, not {wanted}"
         raise refusal(Reason.REASON_LEDGER_NOT_FOUND, message, expected=wanted, found=parsed.ledger_id)
-    return _Store(postgres_backend.PostgresBackend(parsed, wanted, read_only=read_only, lock=lock), parsed.shown, wanted)
+    return _Store(postgres_backend.PostgresBackend(parsed, wanted, access), parsed.shown, wanted)
 
 
 # A store for nats gets a module beside sqlite_backend.py and a line here.
-_SCHEMES: dict[str, Callable[[str, bool, bool, str | None], _Store]] = {
+_SCHEMES: dict[str, Callable[[str, Access, str | None], _Store]] = {
     "sqlite": _open_sqlite,
     "postgresql": _open_postgres,
 }
@@ -177,6 +191,11 @@ class Log:
     def size(self) -> int:
         """The number of durable entries."""
         return self.tree.size
+
+    @property
+    def in_doubt(self) -> bool:
+        """True after an append of which nobody knows whether it happened."""
+        return self._doubtful is not None
 
     def append(self, ledger_id: str, topics: Sequence[str], entries: Sequence[bytes]) -> None:
         """Store a batch, all of it or nothing; it is durable when this returns.
@@ -587,6 +606,7 @@ __all__ = [
     "Log",
     "leaf_index",
     "leaf_version",
+    "migrate",
     "open_log",
     "refuse_unsafe_settings",
 ]

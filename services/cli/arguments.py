@@ -227,6 +227,14 @@ def _add_checking(commands: _Commands) -> None:
     )
     snapshot.add_argument("snapshot", nargs="?", metavar="FILE", help="where (beside the store's file)")
 
+    commands.add(
+        "migrate",
+        "migrating:run",
+        "bring the tables of an older store to this program's layout",
+        "  stockledger migrate --store postgresql://ledger@db/books?ledger=acme",
+        details="Stop all who write the store first, and back it up. Entries are not touched: what was signed stays true.",
+    )
+
 
 def _add_proving(commands: _Commands) -> None:
     checkpoint = commands.add(

@@ -36,6 +36,7 @@ def run(options: argparse.Namespace) -> int:
         request_window_seconds=settings.request_window_seconds,
         request_window_count=settings.request_window_count,
         snapshot=settings.snapshot or None,
+        contend=True,
     )
     with books:
         books.signer = signer_of(settings, books.origin)

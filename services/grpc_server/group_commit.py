@@ -180,6 +180,10 @@ class GroupCommit:
     def _carry_out(self, jobs: list[Job]) -> list[Any]:
         """Return for each job what its caller gets, or the exception."""
         started_ns, now = time.time_ns(), time.monotonic()
+        try:
+            self._books.refuse_to_book()  # before permission: a follower's books may not know yet what somebody may do
+        except LedgerError as fault:
+            return [fault] * len(jobs)
         results: list[Any] = [None] * len(jobs)
         batches: list[tuple[list[Any], str, bool]] = []
         checked: list[_Checked] = []

@@ -22,6 +22,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
+from ledger.leadership import Leadership
 from services.grpc_server.authentication import Authentication
 from services.grpc_server.group_commit import GroupCommit
 from services.grpc_server.interceptors import Gate
@@ -43,6 +44,8 @@ STREAMS_PER_CONNECTION_MAX: Final = 1_024
 METADATA_BYTES_MAX: Final = 16_384
 KEEPALIVE_TIMEOUT_MS: Final = 10_000
 """How long a sign of life may take. gRPC waits 60 s for the answer to a ping that had another cause, unless told the same for all pings."""
+LEADER_SERVICE: Final = "stockledger.leader"
+"""The name under which health tells whether this server leads: a balancer that asks for it sends commands to the leader alone."""
 
 _log = logging.getLogger(f"{LOGGER}.server")
 
@@ -97,6 +100,8 @@ class Server:
         self._commits = GroupCommit(books, self.metrics, self._on_flush)
         self._away = False
         self._told_size = books.size
+        self.leadership = Leadership(books, lag_seconds_max=settings.read_lag_seconds_max)
+        self._told_leading: bool | None = None
         gate = Gate(
             settings=settings,
             authentication=Authentication(settings, local=local),
@@ -114,6 +119,7 @@ class Server:
             operators=operators,
             settings=settings,
             growth=self._growth,
+            leadership=self.leadership,
         )
         servicers = Servicers(
             books=books,
@@ -123,6 +129,7 @@ class Server:
             page_tokens=PageTokens(settings.page_token_secret),
             operators=operators,
             streams=streams,
+            leadership=self.leadership,
         )
         handlers = servicers.handlers()
         self._service_names = ["", *handlers]
@@ -151,8 +158,11 @@ class Server:
             raise OSError(f"{settings.address} cannot be listened on") from error
         if settings.metrics_port:
             server._metrics_server = server.metrics.serve(settings.metrics_port)
+        server.leadership.start(settings.advertised_address or _reachable(settings.address, server.port))
+        server.metrics.standing(lambda: server.leadership.leads, lambda: server.leadership.lag_seconds)
         await server._server.start()
         await server._tell_health(serving=True)
+        await server._tell_leading()
         server._run(server._look())
         _log.info("serving", extra={"port": server.port, "ledger": books.ledger_id, "size": books.size})
         return server
@@ -174,6 +184,7 @@ class Server:
         for task in list(self._tasks):
             task.cancel()
         await self._commits.stop()
+        await asyncio.get_running_loop().run_in_executor(None, self.leadership.stop)
         self._readers.shutdown(wait=True, cancel_futures=True)
         if self._metrics_server is not None:
             self._metrics_server.shutdown()
@@ -188,11 +199,17 @@ class Server:
         task.add_done_callback(self._tasks.discard)
 
     async def _look(self) -> None:
-        """Tell the streams when somebody else in this process has booked something."""
+        """Tell the streams when somebody else has booked something, and whoever asks for our health when we lead, follow or cannot."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             if self._books.size != self._told_size:
                 self._tell_streams()
+            if self.leadership.leads != self._told_leading:
+                await self._tell_leading()
+            late = self.leadership.is_late
+            if late != self._away and not self.leadership.leads:
+                self._away = late
+                await self._tell_health(serving=not late)
 
     def _tell_streams(self) -> None:
         self._told_size = self._books.size
@@ -211,10 +228,26 @@ class Server:
             self._away = True
             self._run(self._tell_health(serving=False))
 
+    async def _tell_leading(self) -> None:
+        leads = self._told_leading = self.leadership.leads
+        await self._health.set(LEADER_SERVICE, _status(serving=leads))
+        if leads:  # whatever kept a follower from reading is over
+            self._away = False
+            await self._tell_health(serving=True)
+
     async def _tell_health(self, *, serving: bool) -> None:
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in self._service_names:
-            await self._health.set(name, status)
+            await self._health.set(name, _status(serving=serving))
+
+
+def _status(*, serving: bool) -> Any:
+    return health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def _reachable(address: str, port: int) -> str:
+    """Return where clients reach a server that listens on an address: this machine's name where it listens on all of them."""
+    host = address.rpartition(":")[0]
+    return f"{socket.getfqdn() if host.strip('[]') in ('', '0.0.0.0', '::') else host}:{port}"  # noqa: S104 - it is asked, not bound
 
 
 def _options(settings: ServerSettings) -> list[tuple[str, Any]]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import ServiceDescriptor
 
     from ledger import Answers, Ledger
+    from ledger.leadership import Leadership
     from ledger.state import State
     from services.grpc_server.authorization import Permission
     from services.grpc_server.group_commit import GroupCommit
@@ -79,8 +80,10 @@ class Servicers:
         page_tokens: PageTokens,
         operators: frozenset[str],
         streams: Streams,
+        leadership: Leadership,
     ) -> None:
         self._books = books
+        self._leadership = leadership
         self._gate = gate
         self._commits = commits
         self._readers = readers
@@ -150,6 +153,7 @@ class Servicers:
 
     def _read_now(self, request: Any, call: Call) -> bytes:
         principal, rpc = call.identity.principal, call.rpc
+        self._leadership.refuse_to_read()
         if isinstance(request, FindRequestRequest) and not request.principal:
             request.principal = principal
         permission = self._books.look(lambda state: authorize(state, principal, self._operators, rpc, request))

@@ -16,6 +16,8 @@ class ServerSettings:
     """The settings of `stockledger serve`. A count of 0 means no limit, a time of 0 never; empty texts and lists mean none."""
 
     address: str = _setting("127.0.0.1:8080", "where to listen; anything but loopback needs TLS")
+    advertised_address: str = _setting("", "host:port at which clients reach this server, told to them while it leads (empty: address)")
+    read_lag_seconds_max: int = _setting(10, "a server that follows and has not reached the store for so long answers no reads")
     tls_certificate: str = _setting("", "file with the server's certificate chain (PEM); read again when it changes")
     tls_private_key: str = _setting("", "file with its private key (PEM)")
     tls_client_authorities: str = _setting("", "file with the authorities of client certificates (PEM); set: every client must show one")

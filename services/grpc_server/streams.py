@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from ledger import Answers, Ledger
+    from ledger.leadership import Leadership
     from ledger.state import State
     from services.grpc_server.authorization import Permission
     from services.grpc_server.group_commit import GroupCommit
@@ -89,8 +90,10 @@ class Streams:
         operators: frozenset[str],
         settings: ServerSettings,
         growth: Growth,
+        leadership: Leadership,
     ) -> None:
         self._books = books
+        self._leadership = leadership
         self._commits = commits
         self._readers = readers
         self._limits = limits
@@ -140,6 +143,7 @@ class Streams:
 
     def _permission(self, call: Call, request: StreamEntriesRequest) -> Permission:
         """Return what the caller may see now: a role may be revoked while a stream runs."""
+        self._leadership.refuse_to_read()
         return self._books.look(lambda state: authorize(state, call.identity.principal, self._operators, call.rpc, request))
 
     def _piece(self, index: int, call: Call, request: StreamEntriesRequest) -> tuple[int, bool, bytes]:

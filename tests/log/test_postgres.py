@@ -134,8 +134,8 @@ def test_tables_that_would_lose_rows_are_refused(postgres, url, change):
 
 def test_another_store_version_is_refused(postgres, url):
     open_log(url).close()
-    postgres.run("UPDATE ledger_acme.store SET version = 2", url)
-    with pytest.raises(NotFound, match="store version 2"):
+    postgres.run("UPDATE ledger_acme.store SET version = 3", url)
+    with pytest.raises(NotFound, match="store version 3"):
         open_log(url)
 
 
@@ -264,7 +264,7 @@ def test_a_server_process_killed_at_commit_and_the_server_coming_back(log, sampl
     at_commit(log, kill, after=after)
     with contextlib.suppress(Unavailable, AppendDoubtful):
         sample.append(log, 300)
-    for _ in range(500):
+    for _ in range(3000):  # a busy machine takes its time to recover
         with contextlib.suppress(LedgerError, AppendDoubtful):
             log.resolve()
             break
