@@ -52,6 +52,9 @@ class Settings:
     signing_key: str = _setting("", "key that signs checkpoints: a file, or the text PRIVATE+KEY+... itself")
     verifier_keys: tuple[str, ...] = _setting((), "public keys whose signatures are trusted: files, or texts name+id+key")
     snapshot: str = _setting("", "where the snapshot of the books is kept (empty: beside the store's file)")
+    checkpoint_file: str = _setting(
+        "", "a file outside the store with its last checkpoint: a store without all of it (an older backup) is not written; serve renews it"
+    )
     request_window_seconds: int = _setting(REQUEST_WINDOW_SECONDS, "of a new ledger: how long repeated requests are recognised")
     request_window_count: int = _setting(REQUEST_WINDOW_COUNT, "of a new ledger: how many requests are remembered at most")
     server: ServerSettings = dataclasses.field(default_factory=ServerSettings)

@@ -33,6 +33,7 @@ from eventsourcing.sqlite import (
 from ledger.errors import LedgerError, refusal
 from ledger.log.backend import RightEdge, Row
 from ledger.log.merkle import Tile
+from ledger.log.snapshot import fsync_folder
 from stockledger.v1.errors_pb2 import Reason
 
 BUSY_TIMEOUT_SECONDS = 5
@@ -278,6 +279,26 @@ class SqliteBackend:
             if self._lock is not None:
                 os.close(self._lock)
                 self._lock = None
+
+    def copy_to(self, path: str) -> None:
+        """Copy the store to a new file with SQLite's own backup, in one step: of one moment, while it is written.
+
+        Raises: Unavailable STORE_UNAVAILABLE when the file is there already, or cannot be written.
+        """
+        with self._translated():
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))  # never over another ledger
+            try:
+                with self._reader() as source, contextlib.closing(sqlite3.connect(path)) as copy:
+                    source.backup(copy)
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+                fsync_folder(Path(path).absolute().parent)
+            except BaseException:
+                os.unlink(path)
+                raise
 
     def _open_writer(self) -> sqlite3.Connection:
         connection = self._connect(self._uri)

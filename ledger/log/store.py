@@ -360,6 +360,15 @@ class Log:
         """Give the last checkpoints as (size, text), the newest first; all of them when `limit` is None."""
         return self.backend.checkpoints(limit)
 
+    def copy_to(self, path: str) -> None:
+        """Copy the store to a new file, as it is at one moment, while it is written.
+
+        Raises: RuleViolated STATE_UNFIT for a store that has tools of its own for that; Unavailable STORE_UNAVAILABLE.
+        """
+        if not isinstance(self.backend, SqliteBackend):
+            raise refusal(Reason.REASON_STATE_UNFIT, f"{self.url} is copied with the tools of its database", needed="sqlite")
+        self.backend.copy_to(path)
+
     def close(self) -> None:
         """Let go of the store. What was appended is durable already."""
         self.backend.close()

@@ -206,6 +206,7 @@ def _add_checking(commands: _Commands) -> None:
         details="Works offline and beside a running writer. Signatures of checkpoints are checked with --key, or the key of `signing_key`.",
     )
     _add_key(verify)
+    verify.add_argument("--checkpoint-file", metavar="FILE", help="a checkpoint kept outside the store, all of which must be in it")
 
     audit = commands.add(
         "audit",
@@ -226,6 +227,15 @@ def _add_checking(commands: _Commands) -> None:
         details="A snapshot is a cache: it may be deleted at any time, and is not used if it does not match the log.",
     )
     snapshot.add_argument("snapshot", nargs="?", metavar="FILE", help="where (beside the store's file)")
+
+    backup = commands.add(
+        "backup",
+        "backing_up:run",
+        "copy an SQLite store to a new file, while it is written",
+        "  stockledger backup books-2026-11-22.db --store sqlite:///books.db",
+        details="To restore, stop the server and name the copy, or a copy of it, as the store; never copy over a store's file.",
+    )
+    backup.add_argument("file", metavar="FILE", help="where to; it must not be there yet")
 
     commands.add(
         "migrate",
@@ -370,6 +380,9 @@ def _add_serving(commands: _Commands) -> None:
         answers=False,
     )
     _add_signing_key(serve)
+    serve.add_argument(
+        "--checkpoint-file", metavar="FILE", help="keep the last checkpoint there, outside the store, and refuse older backups"
+    )
     for field in dataclasses.fields(ServerSettings):
         default = field.default
         shown = ", ".join(default) if isinstance(default, tuple) else str(default).lower() if isinstance(default, bool) else default

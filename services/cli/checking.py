@@ -14,6 +14,7 @@ from ledger.verify import audit_export, verify_store
 from services.cli.outcome import DAMAGED, DONE, UsageError
 from services.cli.output import Progress, grouped, print_json
 from services.cli.stores import open_store, settings_of, verifier_keys_of
+from services.kept_checkpoint import check_kept
 from stockledger.v1.errors_pb2 import Reason
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ def run_verify(options: argparse.Namespace) -> int:
     """Check a store."""
     settings = settings_of(options)
     keys = verifier_keys_of(settings)
+    if settings.checkpoint_file:
+        with open_store(settings) as log:
+            check_kept(log, settings.checkpoint_file, keys)
     with Progress() as progress:
         report = verify_store(settings.store, ledger_id=settings.ledger_id or None, keys=keys, progress=progress)
     return _print_report(report, as_json=options.json)

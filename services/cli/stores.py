@@ -17,6 +17,7 @@ from ledger.rules.checks import time_us
 from ledger.state import State
 from services.cli.outcome import UsageError
 from services.cli.output import note
+from services.kept_checkpoint import check_kept
 from services.settings import SECRET_KEY_START, Settings, load_settings
 from stockledger.v1.errors_pb2 import Reason
 
@@ -51,6 +52,12 @@ def open_books(settings: Settings, progress: Progress, *, make: bool = True) -> 
         snapshot=settings.snapshot or None,
         progress=progress.of("open"),
     )
+    try:
+        if settings.checkpoint_file:
+            check_kept(books.log, settings.checkpoint_file, verifier_keys_of(settings))
+    except BaseException:
+        books.close()
+        raise
     if books.size == 1:
         note(f"{books.log.url} holds the ledger {books.ledger_id}, with no entry but its first; its checkpoints are of {books.origin}")
     return books

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 
 from ledger import Ledger
 from ledger.snapshots import snapshot_path_of
-from services.cli.stores import settings_of, signer_of
+from services.cli.stores import settings_of, signer_of, verifier_keys_of
 from services.grpc_server.server import Server
+from services.grpc_server.upkeep import Upkeep
+from services.kept_checkpoint import check_kept, keep
 from services.observability import start_logging
 
 if TYPE_CHECKING:
     import argparse
 
-    from services.grpc_server.settings import ServerSettings
+    from services.settings import Settings
 
 
 def run(options: argparse.Namespace) -> int:
@@ -40,20 +42,28 @@ def run(options: argparse.Namespace) -> int:
     )
     with books:
         books.signer = signer_of(settings, books.origin)
-        asyncio.run(_serve(books, settings.server))
+        if settings.checkpoint_file:
+            check_kept(books.log, settings.checkpoint_file, verifier_keys_of(settings))
+        asyncio.run(_serve(books, settings))
+        if settings.checkpoint_file:
+            keep(books, settings.checkpoint_file)
         if books.size > 1 and (settings.snapshot or snapshot_path_of(settings.store)):
             books.write_snapshot()
     return 0
 
 
-async def _serve(books: Ledger, settings: ServerSettings) -> None:
+async def _serve(books: Ledger, settings: Settings) -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         with suppress(NotImplementedError):
             loop.add_signal_handler(name, told.set)
-    server = await Server.start(books, settings)
-    host = settings.address.rpartition(":")[0]
+    server = await Server.start(books, settings.server)
+    upkeep = asyncio.ensure_future(Upkeep(books, settings).run())
+    host = settings.server.address.rpartition(":")[0]
     print(f"stockledger serves {books.ledger_id} on {host}:{server.port}", file=sys.stderr, flush=True)  # noqa: T201 - for a person
     await told.wait()
+    upkeep.cancel()
+    with suppress(asyncio.CancelledError):
+        await upkeep
     await server.stop()

