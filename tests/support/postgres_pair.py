@@ -83,7 +83,7 @@ class Node:
     def start(self) -> None:
         command = command_of("postgres", "-D", self.folder, "-p", self.port, "-h", "127.0.0.1", "-k", "")
         with (self.folder.parent / f"{self.folder.name}.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd="/")
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/")
         until(self.answers, "PostgreSQL does not start")
 
     def answers(self) -> bool:
@@ -98,11 +98,17 @@ class Node:
             return cursor.fetchall() if cursor.description else []
 
     def kill(self) -> None:
-        """Kill all its processes at once."""
+        """Kill all its processes at once; each is in a session of its own, and would live on for a moment."""
         if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            for process in [self.process.pid, *children_of(self.process.pid)]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
             self.process.wait()
             self.process = None
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def make_primary(folder: Path) -> Node:
