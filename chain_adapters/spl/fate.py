@@ -22,7 +22,7 @@ from chain_adapters.spl.history import read_range
 from chain_adapters.spl.planning import DurableNonce, PlannedTransaction
 from chain_adapters.spl.programs import WITHDRAW_NONCE
 from chain_adapters.spl.rpc import Account, RpcClient
-from chain_adapters.spl.transactions import LandedTransaction, NonceAdvanced, Other
+from chain_adapters.spl.transactions import LandedTransaction, NonceAdvanced, Other, decode
 
 
 class Fate(enum.Enum):
@@ -75,21 +75,28 @@ def fate_of(client: RpcClient, planned: PlannedTransaction, signature: str) -> V
         signature: Its signature; signing it again gives it.
     """
     nonce = planned.nonce
-    slot, account = client.account(nonce.account)
+    finalized = client.finalized_slot()
+    answer = client.transaction(signature)
+    if answer is not None:
+        return _verdict(decode(answer), finalized)
+    _, account = client.account(nonce.account)
     if account is not None and _holds(account, nonce.value):
         return Verdict(Fate.OPEN)
-    finalized = client.finalized_slot()
     changed: LandedTransaction | None = None
     for transaction in read_range(client, nonce.account, nonce.slot, finalized):
         if transaction.message == planned.message:
-            return Verdict(Fate.SUCCEEDED if transaction.error is None else Fate.FAILED, transaction)
+            return _verdict(transaction, finalized)  # signed by a signer that is not deterministic
         if transaction.blockhash == nonce.value:
             return Verdict(Fate.DEAD, transaction)
         if changed is None and transaction.slot > nonce.slot and _uses_up(transaction, nonce.account, is_closed=account is None):
             changed = transaction
-    if changed is None or slot > finalized or client.transaction(signature) is not None:
+    return Verdict(Fate.WAITING) if changed is None else Verdict(Fate.DEAD, changed)
+
+
+def _verdict(ours: LandedTransaction, finalized: int) -> Verdict:
+    if ours.slot > finalized:
         return Verdict(Fate.WAITING)
-    return Verdict(Fate.DEAD, changed)
+    return Verdict(Fate.SUCCEEDED if ours.error is None else Fate.FAILED, ours)
 
 
 def _holds(account: Account, value: Hash) -> bool:
