@@ -234,7 +234,7 @@ def decode(answer: Mapping[str, Any], block_time: int | None = None) -> LandedTr
     """
     try:
         return _decode(answer, block_time)
-    except (KeyError, IndexError, TypeError, ValueError, AddressMalformed, binascii.Error, struct.error) as wrong:
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, AddressMalformed, binascii.Error, struct.error) as wrong:
         raise AnswerMalformed(_METHOD, f"the transaction is not of the documented shape: {type(wrong).__name__} {wrong}") from None
 
 

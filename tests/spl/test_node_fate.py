@@ -133,8 +133,8 @@ def test_dead_once_the_nonce_account_is_closed(chain, operator, nonce, minting):
     assert (verdict.fate, verdict.transaction.signature) == (Fate.DEAD, closed.signature)
 
 
-def test_what_only_names_the_nonce_account_kills_nothing(chain, operator, nonce, minting):
-    account, planned, transaction = minting
+def test_what_only_names_the_nonce_account_kills_nothing(chain, nonce, minting):
+    _, planned, transaction = minting
     given = chain.run([transfer_lamports(chain.payer.public_key, nonce.account, 5)])
     stranger = chain.key()
     refused = chain.run([FIRST, programs.advance_nonce(nonce.account, stranger.public_key)], stranger)

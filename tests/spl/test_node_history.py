@@ -195,10 +195,11 @@ def test_a_missed_transaction_shows_at_the_next_of_the_same_account(chain, token
     missed = [one for one in transactions if one.balances and one.balances[0].after == 11]
     assert len(missed) == 1
     history = TokenHistory(token.mint)
+    place = transactions.index(missed[0])
+    for transaction in transactions[:place]:
+        history.apply(transaction)
     with pytest.raises(HistoryBroken, match=r"held 11 units .* should be 5"):
-        for transaction in transactions:
-            if transaction is not missed[0]:
-                history.apply(transaction)
+        history.apply(transactions[place + 1])
 
 
 def test_an_account_given_away_shows_when_it_is_next_used(chain, token):

@@ -248,7 +248,5 @@ def test_a_memo_and_a_compute_limit_bind(chain, token):
     assert (landed.error, landed.memos) == (None, ("stockledger:7",))
     assert landed.fee_lamports == 2 * 5000  # this node takes no priority fee; the chain would take 20,000 lamports
     starved = chain.run([programs.set_compute_unit_limit(1_000), minted], token.minter)
-    assert (
-        starved.error["InstructionError"][0] == 1
-    )  # ComputationalBudgetExceeded or ProgramFailedToComplete, as the runtime's version goes
+    assert starved.error["InstructionError"][0] == 1  # runtimes differ in what they call it
     assert token.units(account) == 1
