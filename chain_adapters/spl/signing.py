@@ -51,7 +51,7 @@ class KeypairSigner:
             numbers = json.loads(text)
         except ValueError:
             numbers = None
-        if not isinstance(numbers, list) or not all(isinstance(number, int) and 0 <= number <= 255 for number in numbers):
+        if not isinstance(numbers, list) or not all(type(number) is int and 0 <= number <= 255 for number in numbers):
             raise KeyMalformed("the key is no JSON list of bytes, as solana-keygen writes it")
         if len(numbers) != _KEY_BYTES:
             raise KeyMalformed(f"the key has {len(numbers)} bytes, not {_KEY_BYTES}")
