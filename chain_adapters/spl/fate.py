@@ -1,8 +1,8 @@
 """What became of a recorded transaction: landed, failed, still possible, or provably dead.
 
 A durable nonce has one value at a time, and a value is used up once. So a transaction on a nonce can land while the account holds that
-value, and never after. Who used it up stands in the history of the nonce account: ours, and it has landed; another's, and ours is dead.
-Giving up waiting proves nothing, a missing signature neither; only finality does.
+value, and never after. Once another value is final and the history up to it lacks the transaction, it is dead: not because time passed,
+not because a node does not know it, but because what it needs is gone for ever.
 
 Source: solana.com, durable transaction nonces; agave `runtime/src/bank/check_transactions.rs`.
 """
@@ -13,114 +13,130 @@ import enum
 from dataclasses import dataclass
 
 from solders.hash import Hash
+from solders.message import Message
 from solders.pubkey import Pubkey
 
 from chain_adapters.spl.account_layout import NonceAccount, decode_nonce_account
 from chain_adapters.spl.addresses import SYSTEM_PROGRAM
 from chain_adapters.spl.errors import AccountMalformed
 from chain_adapters.spl.history import read_range
-from chain_adapters.spl.planning import DurableNonce, PlannedTransaction
-from chain_adapters.spl.programs import WITHDRAW_NONCE
+from chain_adapters.spl.planning import DurableNonce
 from chain_adapters.spl.rpc import Account, RpcClient
-from chain_adapters.spl.transactions import LandedTransaction, NonceAdvanced, Other, decode
+from chain_adapters.spl.transactions import LandedTransaction, decode
 
 
 class Fate(enum.Enum):
     """What may still happen to a recorded transaction."""
 
     OPEN = "open"
-    """Its nonce holds: it can land at any time. Send it again."""
+    """Its nonce holds and nobody knows it: it can land at any time. Send it."""
     WAITING = "waiting"
-    """Its nonce was used up, but by what is not final yet, or the node does not tell. Ask again."""
+    """It landed, or its nonce was used up, but not finally yet. Ask again."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     """It landed, paid its fee and did nothing else. It can never land again."""
     DEAD = "dead"
-    """Something else used up its nonce, finally. It can never land."""
+    """Its nonce has another value, finally, and it did not land before. It never can."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A fate and its proof: `transaction` is the one that used up the nonce, ours or not."""
+    """A fate and its proof.
+
+    `transaction` is ours where it landed, and with DEAD the one that used its nonce's value up, where that is on record; `value` is what
+    the nonce account holds instead, or None where it was closed.
+    """
 
     fate: Fate
     transaction: LandedTransaction | None = None
+    value: Hash | None = None
 
 
-def final_nonce(client: RpcClient, address: Pubkey) -> DurableNonce | None:
+def nonce_of_message(message: bytes) -> tuple[Pubkey, Hash]:
+    """Return the nonce account of a durable transaction, and the value it uses up."""
+    decoded = Message.from_bytes(message)
+    advance = decoded.instructions[0]
+    assert decoded.account_keys[advance.program_id_index] == SYSTEM_PROGRAM, "a durable transaction begins by advancing its nonce"
+    return decoded.account_keys[bytes(advance.accounts)[0]], decoded.recent_blockhash
+
+
+def final_nonce(client: RpcClient, address: Pubkey, through_slot: int | None = None) -> DurableNonce | None:
     """Return a nonce account's value, ready to plan a transaction on, or None while its last change is not final.
 
     A value that came with a block which is undone would never come back, and a transaction on it would be neither alive nor dead.
 
+    Args:
+        client: A node.
+        address: The nonce account.
+        through_slot: What counts as final; the node's own finality if it is left out.
+
     Raises: AccountMalformed if there is no such account, or it is another kind of account.
     """
-    finalized = client.finalized_slot()
-    newest = client.signatures(address, limit=1)
-    slot, account = client.account(address)
+    settled = _settled(client, address, client.finalized_slot() if through_slot is None else through_slot)
+    if settled is None:
+        return None
+    slot, account = settled
     if account is None:
         raise AccountMalformed(f"there is no nonce account at {address}")
     nonce = _nonce_of(account)
-    changed = client.signatures(address, limit=1)
-    if newest != changed or (newest and newest[0].slot > finalized):
-        return None
     return DurableNonce(address, nonce.authority, nonce.value, slot)
 
 
-def fate_of(client: RpcClient, planned: PlannedTransaction, signature: str) -> Verdict:
-    """Find out what became of a recorded transaction.
+def fate_of(client: RpcClient, message: bytes, signature: str, *, since_slot: int, through_slot: int) -> Verdict:
+    """Find out what became of a recorded transaction on a durable nonce.
 
     Args:
-        client: A node that keeps history back to `planned.nonce.slot`.
-        planned: As recorded before it was signed.
+        client: A node that keeps history back to `since_slot`.
+        message: As recorded before it was signed.
         signature: Its signature; signing it again gives it.
+        since_slot: It cannot have landed before.
+        through_slot: A final slot; nothing after it is taken for proof.
     """
-    nonce = planned.nonce
-    finalized = client.finalized_slot()
+    nonce_account, value = nonce_of_message(message)
     answer = client.transaction(signature)
     if answer is not None:
-        return _verdict(decode(answer), finalized)
-    _, account = client.account(nonce.account)
-    if account is not None and _holds(account, nonce.value):
+        return _verdict(decode(answer), through_slot)
+    _, account = client.account(nonce_account)
+    if account is not None and _value_of(account) == value:
         return Verdict(Fate.OPEN)
-    changed: LandedTransaction | None = None
-    for transaction in read_range(client, nonce.account, nonce.slot, finalized):
-        if transaction.message == planned.message:
-            return _verdict(transaction, finalized)  # signed by a signer that is not deterministic
-        if transaction.blockhash == nonce.value:
-            return Verdict(Fate.DEAD, transaction)
-        if changed is None and transaction.slot > nonce.slot and _uses_up(transaction, nonce.account, is_closed=account is None):
-            changed = transaction
-    return Verdict(Fate.WAITING) if changed is None else Verdict(Fate.DEAD, changed)
-
-
-def _verdict(ours: LandedTransaction, finalized: int) -> Verdict:
-    if ours.slot > finalized:
+    settled = _settled(client, nonce_account, through_slot)
+    if settled is None:
         return Verdict(Fate.WAITING)
+    found = None if settled[1] is None else _value_of(settled[1])
+    if found == value:
+        return Verdict(Fate.OPEN)
+    for transaction in read_range(client, nonce_account, since_slot, through_slot):
+        if transaction.message == message:
+            return _verdict(transaction, through_slot)  # signed by a signer that is not deterministic
+        if transaction.blockhash == value:
+            return Verdict(Fate.DEAD, transaction, found)
+    return Verdict(Fate.DEAD, None, found)
+
+
+def _settled(client: RpcClient, address: Pubkey, through_slot: int) -> tuple[int, Account | None] | None:
+    """Return an account and the slot it was read at, or None if anything after `through_slot` names it.
+
+    Nodes may answer a finalised read with newer state. What changed an account names it, so its newest transaction tells.
+    """
+    newest = client.signatures(address, limit=1)
+    slot, account = client.account(address)
+    if client.signatures(address, limit=1) != newest or (newest and newest[0].slot > through_slot):
+        return None
+    return slot, account
+
+
+def _verdict(ours: LandedTransaction, through_slot: int) -> Verdict:
+    if ours.slot > through_slot:
+        return Verdict(Fate.WAITING, ours)
     return Verdict(Fate.SUCCEEDED if ours.error is None else Fate.FAILED, ours)
 
 
-def _holds(account: Account, value: Hash) -> bool:
-    """Say whether this is a nonce account with this value; one that was closed may since have become anything."""
+def _value_of(account: Account) -> Hash | None:
+    """Return the value of a nonce account; one that was closed may since have become anything."""
     try:
-        return _nonce_of(account).value == value
+        return _nonce_of(account).value
     except AccountMalformed:
-        return False
-
-
-def _uses_up(transaction: LandedTransaction, nonce_account: Pubkey, *, is_closed: bool) -> bool:
-    """Say whether a transaction that is not on the nonce itself changed its value: an ordinary advance, or a withdrawal that closed it."""
-    if transaction.error is not None:
-        return False
-    for done in transaction.done:
-        match done:
-            case NonceAdvanced(nonce_account=advanced) if advanced == nonce_account:
-                return True
-            case Other(program=program, data=data, accounts=accounts) if is_closed and program == SYSTEM_PROGRAM:
-                if data[:4] == WITHDRAW_NONCE.to_bytes(4, "little") and accounts[0] == nonce_account:
-                    return True
-            case _:
-                pass
-    return False
+        return None
 
 
 def _nonce_of(account: Account) -> NonceAccount:

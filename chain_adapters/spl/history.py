@@ -7,12 +7,12 @@ the next one of the same account.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from solders.pubkey import Pubkey
 
-from chain_adapters.spl.errors import HistoryBroken
+from chain_adapters.spl.errors import HistoryBroken, HistoryPruned
 from chain_adapters.spl.multiplier import ScaledUiAmount
 from chain_adapters.spl.rpc import RpcClient, SignatureInfo
 from chain_adapters.spl.token_2022 import AccountState, AuthorityKind
@@ -162,10 +162,34 @@ def read_range(client: RpcClient, address: Pubkey, first_slot: int, last_slot: i
 
     Whole slots are read, so that a slot is all the cursor there need be. The caller sees to it that `last_slot` is final.
 
-    Raises: HistoryBroken if the node lists a transaction in a slot and does not find it, or tells two slots for it.
+    Raises: HistoryPruned if the node does not go back to `first_slot`; HistoryBroken if it lists a transaction in a slot and does not
+    find it, or tells two slots for it.
     """
-    listed = [one for one in client.signatures_back_to(address, first_slot) if one.slot <= last_slot]
-    for one in in_chain_order(client, listed):
+    yield from transactions_of(client, list_range(client, [address], first_slot, last_slot))
+
+
+def list_range(client: RpcClient, addresses: Iterable[Pubkey], first_slot: int, last_slot: int) -> list[SignatureInfo]:
+    """Return every transaction that names one of some addresses in a range of slots, each once, in the chain's order.
+
+    Raises: HistoryPruned, HistoryBroken.
+    """
+    oldest = client.first_available_slot()
+    if first_slot and oldest > first_slot:
+        raise HistoryPruned("getFirstAvailableBlock", f"the node at {client.host} goes back to slot {oldest}, needed is {first_slot}")
+    found: dict[str, SignatureInfo] = {}
+    for address in addresses:
+        for one in client.signatures_back_to(address, first_slot):
+            if one.slot <= last_slot:
+                found.setdefault(one.signature, one)
+    return in_chain_order(client, sorted(found.values(), key=lambda one: -one.slot))
+
+
+def transactions_of(client: RpcClient, listed: Iterable[SignatureInfo]) -> Iterator[LandedTransaction]:
+    """Yield the transactions of a list, each as the list tells it.
+
+    Raises: HistoryBroken.
+    """
+    for one in listed:
         answer = client.transaction(one.signature)
         if answer is None:
             raise HistoryBroken(f"the node at {client.host} lists {one.signature} in slot {one.slot} and does not find it")
@@ -177,7 +201,10 @@ def read_range(client: RpcClient, address: Pubkey, first_slot: int, last_slot: i
 
 
 def in_chain_order(client: RpcClient, newest_first: list[SignatureInfo]) -> list[SignatureInfo]:
-    """Return a history oldest first. Where several share a slot, the block says which ran first."""
+    """Return a history oldest first. Where several share a slot, the block says which ran first.
+
+    Raises: HistoryBroken if the block lacks one of them.
+    """
     by_slot: dict[int, list[SignatureInfo]] = {}
     for one in reversed(newest_first):
         by_slot.setdefault(one.slot, []).append(one)

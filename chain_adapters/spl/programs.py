@@ -25,7 +25,9 @@ NONCE_ACCOUNT_BYTES: Final = 80
 COMPUTE_UNITS_MAX: Final = 1_400_000
 """What one transaction may use."""
 
+NONCE_SEED: Final = "stockledger-nonce-"
 _CREATE_ACCOUNT: Final = 0
+_CREATE_ACCOUNT_WITH_SEED: Final = 3
 ADVANCE_NONCE: Final = 4
 WITHDRAW_NONCE: Final = 5
 _INITIALIZE_NONCE: Final = 6
@@ -72,17 +74,35 @@ def create_account(payer: Pubkey, account: Pubkey, lamports: int, space: int, ow
     return Instruction(SYSTEM_PROGRAM, struct.pack("<IQQ", _CREATE_ACCOUNT, lamports, space) + bytes(owner), accounts)
 
 
+def derived_nonce_account(authority: Pubkey, number: int) -> Pubkey:
+    """Return the address of an authority's nonce account of this number: nothing but the authority's key is needed to find it again."""
+    return Pubkey.create_with_seed(authority, f"{NONCE_SEED}{number}", SYSTEM_PROGRAM)
+
+
+def create_derived_nonce_account(authority: Pubkey, number: int, lamports: int) -> list[Instruction]:
+    """Make a nonce account at its derived address. Only the authority signs, and pays."""
+    account, seed = derived_nonce_account(authority, number), f"{NONCE_SEED}{number}".encode()
+    data = struct.pack("<I", _CREATE_ACCOUNT_WITH_SEED) + bytes(authority) + struct.pack("<Q", len(seed)) + seed
+    data += struct.pack("<QQ", lamports, NONCE_ACCOUNT_BYTES) + bytes(SYSTEM_PROGRAM)
+    accounts = [AccountMeta(authority, is_signer=True, is_writable=True), AccountMeta(account, is_signer=False, is_writable=True)]
+    return [Instruction(SYSTEM_PROGRAM, data, accounts), _initialize_nonce(account, authority)]
+
+
 def create_nonce_account(payer: Pubkey, nonce_account: Pubkey, authority: Pubkey, lamports: int) -> list[Instruction]:
     """Make a durable nonce account: a transaction that names its value stays good until the value is advanced. Payer and account sign."""
+    return [
+        create_account(payer, nonce_account, lamports, NONCE_ACCOUNT_BYTES, SYSTEM_PROGRAM),
+        _initialize_nonce(nonce_account, authority),
+    ]
+
+
+def _initialize_nonce(nonce_account: Pubkey, authority: Pubkey) -> Instruction:
     accounts = [
         AccountMeta(nonce_account, is_signer=False, is_writable=True),
         AccountMeta(RECENT_BLOCKHASHES, is_signer=False, is_writable=False),
         AccountMeta(_RENT, is_signer=False, is_writable=False),
     ]
-    return [
-        create_account(payer, nonce_account, lamports, NONCE_ACCOUNT_BYTES, SYSTEM_PROGRAM),
-        Instruction(SYSTEM_PROGRAM, struct.pack("<I", _INITIALIZE_NONCE) + bytes(authority), accounts),
-    ]
+    return Instruction(SYSTEM_PROGRAM, struct.pack("<I", _INITIALIZE_NONCE) + bytes(authority), accounts)
 
 
 def advance_nonce(nonce_account: Pubkey, authority: Pubkey) -> Instruction:

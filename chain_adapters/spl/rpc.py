@@ -160,6 +160,50 @@ class RpcClient:
         """Return the newest slot that the node has seen, final or not."""
         return self._slot("getSlot", self.call("getSlot", {"commitment": "processed"}))
 
+    def first_available_slot(self) -> int:
+        """Return the oldest slot whose transactions the node still has."""
+        return self._slot("getFirstAvailableBlock", self.call("getFirstAvailableBlock"))
+
+    def newest_block(self, first_slot: int, last_slot: int) -> int | None:
+        """Return the newest slot of a range that has a block, or None: slots may stay empty."""
+        last = last_slot
+        while last >= first_slot:
+            first = max(first_slot, last - 499)
+            found = self._list("getBlocks", self.call("getBlocks", first, last, {"commitment": "finalized"}))
+            slots = [self._slot("getBlocks", slot) for slot in found]
+            if slots:
+                if not first <= max(slots) <= last:
+                    raise AnswerMalformed("getBlocks", f"slot {max(slots)} is not among {first} to {last}")
+                return max(slots)
+            last = first - 1
+        return None
+
+    def block_hash(self, slot: int) -> str:
+        """Return the hash of the block of a slot.
+
+        Raises: HistoryPruned if the slot has no block, or the node no longer has it.
+        """
+        config = {"commitment": "finalized", "transactionDetails": "none", "rewards": False, "maxSupportedTransactionVersion": 0}
+        answer = self.call("getBlock", slot, config)
+        if answer is None:
+            raise HistoryPruned("getBlock", f"the node at {self.host} has no block of slot {slot}")
+        return self._text("getBlock", self._field("getBlock", answer, "blockhash"))
+
+    def block_time(self, slot: int) -> int | None:
+        """Return when a block was made, in seconds since 1970, or None if the node does not know."""
+        answer = self.call("getBlockTime", slot)
+        return None if answer is None else self._slot("getBlockTime", answer)
+
+    def version(self) -> str:
+        """Return what the node calls itself. Example: "solana-core 4.1.2"."""
+        answer = self.call("getVersion")
+        return f"solana-core {self._text('getVersion', self._field('getVersion', answer, 'solana-core'))}"
+
+    def lamports(self, address: Pubkey) -> int:
+        """Return the lamports that an address has."""
+        _, account = self.account(address)
+        return 0 if account is None else account.lamports
+
     def rent(self, space: int) -> int:
         """Return the lamports that an account of `space` bytes must hold."""
         method = "getMinimumBalanceForRentExemption"
@@ -192,11 +236,13 @@ class RpcClient:
         pairs = zip(addresses, found, strict=True)
         return slot, [None if value is None else self._account(method, address, value) for address, value in pairs]
 
-    def token_accounts(self, mint: Pubkey) -> tuple[int, list[Account]]:
-        """Return the slot the answer holds for, and every token account of a mint at it."""
+    def token_accounts(self, mint: Pubkey, owner: Pubkey | None = None) -> tuple[int, list[Account]]:
+        """Return the slot the answer holds for, and every token account of a mint at it; of one owner, if named."""
         method = "getProgramAccounts"
-        of_mint = {"memcmp": {"offset": 0, "bytes": str(mint)}}
-        config = {"encoding": "base64", "commitment": "finalized", "withContext": True, "filters": [of_mint]}
+        filters = [{"memcmp": {"offset": 0, "bytes": str(mint)}}]
+        if owner is not None:
+            filters.append({"memcmp": {"offset": 32, "bytes": str(owner)}})
+        config = {"encoding": "base64", "commitment": "finalized", "withContext": True, "filters": filters}
         slot, values = self._with_context(method, self.call(method, str(TOKEN_2022_PROGRAM), config))
         found = []
         for value in self._list(method, values):

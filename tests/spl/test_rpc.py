@@ -276,13 +276,21 @@ def test_a_page_that_comes_again_ends_the_reading(server, client):
 
 
 def test_a_listed_transaction_that_is_not_there(server, client):
-    server.behaviours = [answer([info(1, 100)]), answer(None)]
+    server.behaviours = [answer(0), answer([info(1, 100)]), answer(None)]
     with pytest.raises(HistoryBroken, match="lists signature-1 in slot 100 and does not find it"):
         list(read_range(client, ADDRESS, 0, 100))
 
 
+def test_a_node_that_does_not_go_back_far_enough(server, client):
+    server.behaviours = [answer(51), answer([])]
+    with pytest.raises(HistoryPruned, match="goes back to slot 51, needed is 50"):
+        list(read_range(client, ADDRESS, 50, 100))
+    server.behaviours = [answer(50), answer([])]
+    assert list(read_range(client, ADDRESS, 50, 100)) == []
+
+
 def test_a_block_that_lacks_what_is_listed_in_it(server, client):
-    server.behaviours = [answer([info(2, 100), info(1, 100)]), answer({"signatures": ["signature-1"]})]
+    server.behaviours = [answer(0), answer([info(2, 100), info(1, 100)]), answer({"signatures": ["signature-1"]})]
     with pytest.raises(HistoryBroken, match="lacks signature-2"):
         list(read_range(client, ADDRESS, 0, 100))
 
@@ -322,8 +330,8 @@ def test_a_transaction_that_is_none(server, client, transaction, change):
         "transaction": [base64.b64encode(transaction).decode(), "base64"],
     }
     listed = [info(1, 100) | {"signature": signature(transaction)}]
-    server.behaviours = [answer(listed), answer(whole)]
+    server.behaviours = [answer(0), answer(listed), answer(whole)]
     assert [one.memos for one in read_range(client, ADDRESS, 0, 100)] == [("x",)]
-    server.behaviours = [answer(listed), answer(whole | change)]
+    server.behaviours = [answer(0), answer(listed), answer(whole | change)]
     with pytest.raises(AnswerMalformed):
         list(read_range(client, ADDRESS, 0, 100))
