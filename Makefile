@@ -1,5 +1,6 @@
 # Every target sets up what it needs inside this checkout; a fresh machine needs Python 3.11+, Node 20+ and make.
-# Environments: .venv (all tools, the tree itself), .venv-test and .venv-runtime (the built wheel), .venv-build (builds it).
+# Environments: .venv (all tools, the tree itself), .venv-test and .venv-runtime (the built wheel), .venv-build (builds it),
+# .venv-slither (analyses the contracts; it needs other versions of what the adapter uses).
 
 PYTHON ?= python3
 ARGS ?=
@@ -49,7 +50,7 @@ bench: .venv-test/.wheel $(NODE_WHEN_NEEDED) ## measure
 	@.venv-test/bin/python benchmarks/run.py $(ARGS)
 
 .PHONY: lint
-lint: .venv/.installed ## style, types, import directions, the language and its generated code
+lint: .venv/.installed node_modules/.contracts-checked node_modules/.contracts-analysed ## style, types, import directions, the language and the contracts with their generated code
 	$(TOOL) -m ruff check .
 	$(TOOL) -m ruff format --check .
 	$(TOOL) -m mypy
@@ -73,18 +74,27 @@ protos: .venv/.installed ## regenerate the Python code of protos/
 protos-check: .venv/.installed
 	$(TOOL) tools/generate_protos.py --check
 
+.PHONY: contracts
+contracts: node_modules/.installed ## compile the contracts anew
+	node tools/compile_contracts.cjs
+
+.PHONY: slither
+slither: node_modules/.installed .venv-slither/.locked ## analyse the contracts
+	.venv-slither/bin/python tools/analyse_contracts.py
+
 .PHONY: lock
 lock: .venv/.installed ## write the lock files anew (UPGRADE=--upgrade for newer versions)
 	$(COMPILE) $(EXTRAS) --group dev pyproject.toml -o requirements/dev.txt
 	$(COMPILE) $(EXTRAS) --group test pyproject.toml -c requirements/dev.txt -o requirements/test.txt
 	$(COMPILE) $(EXTRAS) pyproject.toml -c requirements/dev.txt -o requirements/runtime.txt
 	$(COMPILE) --group pyproject.toml:build -c requirements/dev.txt -o requirements/build.txt
+	$(COMPILE) --group pyproject.toml:slither -o requirements/slither.txt
 	npm install --package-lock-only
 	.venv/bin/python tools/strip_package_lock.py
 
 .PHONY: clean
 clean: ## remove everything that make made
-	rm -rf .venv .venv-test .venv-runtime .venv-build node_modules dist build
+	rm -rf .venv .venv-test .venv-runtime .venv-build .venv-slither node_modules dist build
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -130,6 +140,17 @@ FORCE:
 node_modules/.installed: package.json package-lock.json .npmrc
 	@echo "Setting up node_modules ..."
 	@npm ci --no-audit --no-fund
+	@touch $@
+
+# Compiling and analysing take half a minute, so both are done again only when something they read has changed.
+CONTRACTS := $(shell find chain_adapters/evm/contracts chain_adapters/evm/artifacts 2>/dev/null | LC_ALL=C sort)
+
+node_modules/.contracts-checked: node_modules/.installed tools/compile_contracts.cjs $(CONTRACTS)
+	node tools/compile_contracts.cjs --check
+	@touch $@
+
+node_modules/.contracts-analysed: node_modules/.installed .venv-slither/.locked $(wildcard tools/*slither* tools/analyse_contracts.py) $(CONTRACTS)
+	.venv-slither/bin/python tools/analyse_contracts.py
 	@touch $@
 
 define create_venv
