@@ -1,0 +1,13 @@
+"""The instruments on EVM chains.
+
+contracts/       the sources, on OpenZeppelin 5
+artifacts/       what the compiler made of them (`make contracts`)
+artifacts.py     loads them, and tells whether deployed code is one of them
+codec.py         calls, answers, events and refusals as bytes, by their signatures
+roles.py         who may do what on a token
+token_calls.py   the ledger's operations on a token, as calls
+token_events.py  a token's logs, as what happened
+deployment.py    what to send so that an issuer's contracts stand at the same addresses on every chain
+
+web3 and its parts come with `pip install 'stockledger[evm]'` and are imported nowhere else.
+"""
