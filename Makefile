@@ -78,6 +78,10 @@ protos-check: .venv/.installed
 contracts: node_modules/.installed ## compile the contracts anew
 	node tools/compile_contracts.cjs
 
+.PHONY: gas
+gas: .venv/.installed node_modules/.installed ## write the gas snapshot anew
+	STOCKLEDGER_TEST_TREE=1 STOCKLEDGER_WRITE_GAS=1 PYTHONSAFEPATH=1 .venv/bin/python -m pytest -q tests/evm/test_gas.py
+
 .PHONY: slither
 slither: node_modules/.installed .venv-slither/.locked ## analyse the contracts
 	.venv-slither/bin/python tools/analyse_contracts.py

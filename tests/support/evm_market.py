@@ -81,12 +81,13 @@ class Market:
     plan: IssuerPlan = field(init=False)
     token: str = field(init=False)
     addresses: dict[str, str] = field(init=False)
+    issuer_gas: int = field(init=False, default=0)
     _ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def __post_init__(self) -> None:
         self.addresses = {name: to_checksum_address(account) for name, account in zip(PEOPLE, self.node.accounts, strict=False)}
         self.plan = plan_issuer(self.issuer())
-        self.run_steps(*self.plan.steps)
+        self.issuer_gas = sum(self.send("deployer", step.target, step.data).gas for step in self.plan.steps)
         self.token = self.run_steps(plan_token(self.plan, self.terms())).address
 
     def issuer(self) -> Issuer:
@@ -169,6 +170,18 @@ class Market:
     def owner_refused(self, sender: str, signature: str, *arguments: Any) -> ContractRefusal:
         data = encode_call("StockToken", signature, *(self._named(argument) for argument in arguments))
         return self.refusal("StockToken", sender, self.token, data)
+
+    def deny(self, *names: str) -> Receipt:
+        """Put people on the issuer's deny list."""
+        return self._set_denied("deny(bytes32,address[],bytes)", names)
+
+    def allow(self, *names: str) -> Receipt:
+        """Take people off the issuer's deny list."""
+        return self._set_denied("allow(bytes32,address[],bytes)", names)
+
+    def _set_denied(self, signature: str, names: tuple[str, ...]) -> Receipt:
+        data = encode_call("DenyList", signature, self.id(), [self[name] for name in names], b"sanctions list of 2027-01-15")
+        return self.send("enforcer", self.plan.deny_list, data)
 
     def lines(self, *units_by_name: tuple[str, int]) -> list[Line]:
         return [Line(self.id(), self[name], units) for name, units in units_by_name]

@@ -160,7 +160,7 @@ contract StockToken is
     /// @param operation TRANSFERS, MINTS or BURNS.
     error OperationPaused(uint8 operation);
 
-    /// @notice The account is on the issuer's deny list.
+    /// @notice The account is on the issuer's deny list: as spender, burner, or a side of an approval.
     /// @param account Which one.
     error AccountDenied(address account);
 
@@ -498,13 +498,13 @@ contract StockToken is
     /// @param units How many.
     function _update(address from, address to, uint256 units) internal override {
         _requireNotPaused(from == address(0) ? MINTS : to == address(0) ? BURNS : TRANSFERS);
-        if (to != address(0)) _requireNotDenied(to);
+        if (to != address(0)) _requireReceiver(to);
         if (from == address(0)) {
             uint256 supply = totalSupply();
             uint256 most = _token().allotment;
             if (supply > most || units > most - supply) revert AllotmentExceeded(units, supply, most);
         } else {
-            _requireNotDenied(from);
+            if (!canSend(from)) revert ERC7943CannotSend(from);
             uint256 unfrozen = _unfrozen(from);
             if (units > unfrozen && units <= balanceOf(from)) {
                 revert ERC7943InsufficientUnfrozenBalance(from, units, unfrozen);
@@ -558,7 +558,7 @@ contract StockToken is
 
     function _forceTransfer(address from, address to, uint256 units) private {
         if (to == address(0)) revert ERC20InvalidReceiver(to);
-        _requireNotDenied(to);
+        _requireReceiver(to);
         _thaw(from, units);
         emit ForcedTransfer(from, to, units);
         ERC20Upgradeable._update(from, to, units);
@@ -597,6 +597,10 @@ contract StockToken is
 
     function _requireNotPaused(uint8 operation) private view {
         if (_token().paused & operation != 0) revert OperationPaused(operation);
+    }
+
+    function _requireReceiver(address account) private view {
+        if (!canReceive(account)) revert ERC7943CannotReceive(account);
     }
 
     function _requireNotDenied(address account) private view {

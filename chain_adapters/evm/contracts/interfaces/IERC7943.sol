@@ -17,11 +17,11 @@ interface IERC7943 is IERC165 {
     /// @param amount How many are frozen from now on; may exceed what the account has.
     event Frozen(address indexed account, uint256 amount);
 
-    /// @notice The account may not send.
+    /// @notice The account may not send: it is on the issuer's deny list.
     /// @param account Which one.
     error ERC7943CannotSend(address account);
 
-    /// @notice The account may not receive.
+    /// @notice The account may not receive: it is on the issuer's deny list.
     /// @param account Which one.
     error ERC7943CannotReceive(address account);
 
