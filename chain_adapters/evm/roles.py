@@ -26,11 +26,13 @@ ALLOTTER = _role("ALLOTTER_ROLE")
 MULTIPLIER = _role("MULTIPLIER_ROLE")
 """Sets the multiplier."""
 PAUSER = _role("PAUSER_ROLE")
-"""Pauses transfers, mints and burns."""
+"""Begins pauses of transfers, mints and burns."""
 UNPAUSER = _role("UNPAUSER_ROLE")
 """Ends pauses."""
 ENFORCER = _role("ENFORCER_ROLE")
-"""Freezes, transfers by force, burns by force; on a deny list, lists accounts."""
+"""Freezes and transfers by force; on a deny list, lists accounts."""
+FORCED_BURNER = _role("FORCED_BURNER_ROLE")
+"""Burns any account's units without its approval."""
 PUBLISHER = _role("PUBLISHER_ROLE")
 """Writes a reserve feed or anchors checkpoints."""
 
@@ -44,6 +46,7 @@ NAMES = {
     PAUSER: "PAUSER",
     UNPAUSER: "UNPAUSER",
     ENFORCER: "ENFORCER",
+    FORCED_BURNER: "FORCED_BURNER",
     PUBLISHER: "PUBLISHER",
 }
 """Role ids by name, for messages."""

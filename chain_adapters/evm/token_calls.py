@@ -15,7 +15,7 @@ from chain_adapters.evm.codec import encode_call
 
 TOKEN = "StockToken"  # noqa: S105 - a contract's name
 WHOLE_ACCOUNT = 2**256 - 1
-"""As frozen units: whatever the account has and will have."""
+"""What `getFrozenTokens` tells of an account that is wholly frozen."""
 
 
 class Pause(IntFlag):
@@ -58,22 +58,22 @@ def forced_transfer(instruction: bytes, source: str, destination: str, units: in
 
 def forced_burn(instruction: bytes, source: str, units: int, reason: bytes) -> Call:
     """Burn units of an account that has approved nothing."""
-    return _call(roles.ENFORCER, "forcedBurn(bytes32,address,uint256,bytes)", instruction, source, units, reason)
+    return _call(roles.FORCED_BURNER, "forcedBurn(bytes32,address,uint256,bytes)", instruction, source, units, reason)
 
 
-def freeze(instruction: bytes, account: str, units: int, reason: bytes) -> Call:
-    """Set how many units of an account are frozen, 0 for none, `WHOLE_ACCOUNT` for all."""
-    return _call(roles.ENFORCER, "freeze(bytes32,address,uint256,bytes)", instruction, account, units, reason)
+def freeze_account(instruction: bytes, account: str, frozen: bool, reason: bytes) -> Call:
+    """Freeze an account, whatever it has and will have, or end that."""
+    return _call(roles.ENFORCER, "freezeAccount(bytes32,address,bool,bytes)", instruction, account, frozen, reason)
 
 
-def pause(instruction: bytes, operations: Pause, reason: bytes) -> Call:
-    """Pause operations; those that are paused stay so."""
-    return _call(roles.PAUSER, "pause(bytes32,uint8,bytes)", instruction, int(operations), reason)
+def freeze_units(instruction: bytes, account: str, units: int, reason: bytes) -> Call:
+    """Set how many units of an account are frozen beside that, 0 for none."""
+    return _call(roles.ENFORCER, "freezeUnits(bytes32,address,uint256,bytes)", instruction, account, units, reason)
 
 
-def unpause(instruction: bytes, operations: Pause, reason: bytes) -> Call:
-    """End pauses; other pauses stay."""
-    return _call(roles.UNPAUSER, "unpause(bytes32,uint8,bytes)", instruction, int(operations), reason)
+def set_pauses(instruction: bytes, operations: Pause, reason: bytes) -> Call:
+    """Set what is paused, and nothing else. To end a pause the key needs the role of `roles.UNPAUSER`, too or instead."""
+    return _call(roles.PAUSER, "setPauses(bytes32,uint8,bytes)", instruction, int(operations), reason)
 
 
 def schedule_multiplier(instruction: bytes, expected: int, multiplier: int, time_seconds: int, reason: bytes) -> Call:

@@ -64,10 +64,11 @@ class MultiplierSet:
 
 
 @dataclass(frozen=True, slots=True)
-class FrozenSet:
-    """So many units of the account are frozen from now on; may exceed what it has."""
+class FreezeSet:
+    """From now on the whole account is frozen, or not, and beside that so many units, which may be more than it has."""
 
     account: str
+    whole: bool
     units: int
 
 
@@ -101,11 +102,11 @@ class Reasoned:
     reason: bytes
 
 
-Fact = Moved | InstructionDone | InstructionDead | MultiplierSet | FrozenSet | PausesSet | AllotmentSet | RoleSet | Reasoned
+Fact = Moved | InstructionDone | InstructionDead | MultiplierSet | FreezeSet | PausesSet | AllotmentSet | RoleSet | Reasoned
 
 
 def read_fact(topics: Sequence[bytes], data: bytes) -> Fact | None:
-    """Read one log entry of a token; None for one that says nothing the other facts do not (approvals, ForcedTransfer, Paused).
+    """Read one log entry of a token; None for one that says nothing the other facts do not (approvals, Frozen, ForcedTransfer, Paused).
 
     Raises: NotDecodable if it is not what its topic says.
     """
@@ -143,7 +144,7 @@ _READERS: dict[str, Callable[[dict[str, Any]], Fact]] = {
     "InstructionExecuted": lambda f: InstructionDone(f["instruction"], f["role"], f["operation"], f["reason"]),
     "InstructionCancelled": lambda f: InstructionDead(f["instruction"], f["role"]),
     "UIMultiplierUpdated": lambda f: MultiplierSet(f["oldMultiplier"], f["newMultiplier"], f["effectiveAtTimestamp"]),
-    "Frozen": lambda f: FrozenSet(f["account"], f["amount"]),
+    "FreezeSet": lambda f: FreezeSet(f["account"], f["whole"], f["units"]),
     "PausesSet": lambda f: PausesSet(Pause(f["paused"])),
     "AllotmentSet": lambda f: AllotmentSet(f["units"]),
     "RoleGranted": lambda f: RoleSet(f["role"], f["account"], granted=True),

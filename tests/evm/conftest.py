@@ -26,6 +26,5 @@ def fresh_market(node: EvmNode) -> Market:
 @pytest.fixture
 def market(fresh_market: Market) -> Iterator[Market]:
     """Give an issuer with a token, put back as it was afterwards."""
-    snapshot = fresh_market.node.call("evm_snapshot")
-    yield fresh_market
-    fresh_market.node.call("evm_revert", snapshot)
+    with fresh_market.node.put_back():
+        yield fresh_market

@@ -133,8 +133,8 @@ def test_the_common_creator_is_what_the_node_has(market: Market):
 def test_upgrades_reach_all_tokens_and_keep_their_state(market: Market):
     other_token = market.run_steps(plan_token(market.plan, market.terms("MSFTx"))).address
     market.do(token_calls.mint(market.lines(("alice", 100))))
-    market.do(token_calls.freeze(market.id(), market["alice"], 40, b"order"))
-    market.do(token_calls.pause(market.id(), token_calls.Pause.BURNS, b"halt"))
+    market.do(token_calls.freeze_units(market.id(), market["alice"], 40, b"order"))
+    market.do(token_calls.set_pauses(market.id(), token_calls.Pause.BURNS, b"halt"))
     line = market.lines(("bob", 1))
     market.do(token_calls.mint(line))
     plain = ("pauses()", "uiMultiplier()", "allotment()", "name()", "symbol()", "decimals()", "totalSupply()", "defaultAdmin()")

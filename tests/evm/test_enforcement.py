@@ -9,11 +9,12 @@ from evm_market import Market
 from chain_adapters.evm import token_calls
 from chain_adapters.evm.codec import encode_call
 from chain_adapters.evm.token_calls import WHOLE_ACCOUNT
-from chain_adapters.evm.token_events import FrozenSet, InstructionDone, Moved, Reasoned, effects_by_instruction
+from chain_adapters.evm.token_events import FreezeSet, InstructionDone, Moved, Reasoned, effects_by_instruction
 
 FORCED = "forcedTransfer(address,address,uint256)"
 SET_FROZEN = "setFrozenTokens(address,uint256)"
 TRANSFER = "transfer(address,uint256)"
+UNITS_MAX = 2**248 - 1
 
 
 @pytest.fixture
@@ -23,7 +24,11 @@ def supplied(market: Market) -> Market:
 
 
 def freeze(market: Market, units: int, reason: bytes = b"order 7 of the court of X") -> token_calls.Call:
-    return token_calls.freeze(market.id(), market["alice"], units, reason)
+    return token_calls.freeze_units(market.id(), market["alice"], units, reason)
+
+
+def freeze_account(market: Market, frozen: bool, reason: bytes = b"order 7 of the court of X") -> token_calls.Call:
+    return token_calls.freeze_account(market.id(), market["alice"], frozen, reason)
 
 
 def frozen(market: Market) -> int:
@@ -31,9 +36,9 @@ def frozen(market: Market) -> int:
 
 
 # frozen units: how many of 100 can still go.
-@pytest.mark.parametrize(("units", "movable"), [(0, 100), (1, 99), (60, 40), (100, 0), (150, 0), (WHOLE_ACCOUNT, 0)])
+@pytest.mark.parametrize(("units", "movable"), [(0, 100), (1, 99), (60, 40), (100, 0), (150, 0), (UNITS_MAX, 0), (WHOLE_ACCOUNT, 0)])
 def test_frozen_units_do_not_leave(supplied: Market, units: int, movable: int):
-    supplied.do(freeze(supplied, units))
+    supplied.do(freeze_account(supplied, True) if units == WHOLE_ACCOUNT else freeze(supplied, units))
     assert frozen(supplied) == units
     assert supplied.ask("canTransfer(address,address,uint256)", "alice", "bob", movable) is True
     assert supplied.ask("canTransfer(address,address,uint256)", "alice", "bob", movable + 1) is False
@@ -48,27 +53,48 @@ def test_frozen_units_do_not_leave(supplied: Market, units: int, movable: int):
     assert supplied.units("bob") == movable
 
 
+def test_an_account_and_units_of_it_are_frozen_beside_each_other(supplied: Market):
+    alice = supplied["alice"]
+    supplied.do(freeze(supplied, 60))
+    facts = supplied.facts(supplied.do(freeze_account(supplied, True)))
+    assert facts[1:] == [FreezeSet(alice, whole=True, units=60)]
+    assert (frozen(supplied), supplied.ask("freezeOf(address)", "alice")) == (WHOLE_ACCOUNT, (True, 60))
+    supplied.do(freeze(supplied, 70))
+    assert supplied.owner_refused("alice", TRANSFER, "bob", 1).fields["unfrozen"] == 0
+    facts = supplied.facts(supplied.do(freeze_account(supplied, False)))
+    assert facts[1:] == [FreezeSet(alice, whole=False, units=70)]
+    assert supplied.owner_refused("alice", TRANSFER, "bob", 31).fields["unfrozen"] == 30
+    supplied.as_owner("alice", TRANSFER, "bob", 30)
+
+
+def test_more_than_can_be_counted_is_not_frozen(supplied: Market):
+    assert supplied.refused(freeze(supplied, UNITS_MAX + 1)) == "FrozenUnitsOutOfRange"
+
+
 def test_units_that_are_not_there_are_missing_and_not_frozen(supplied: Market):
     supplied.do(freeze(supplied, 60))
     assert supplied.owner_refused("alice", TRANSFER, "bob", 101).name == "ERC20InsufficientBalance"
 
 
 def test_a_whole_account_is_frozen_ahead_of_what_arrives(supplied: Market):
-    supplied.do(freeze(supplied, WHOLE_ACCOUNT))
+    supplied.do(freeze_account(supplied, True))
     supplied.do(token_calls.mint(supplied.lines(("alice", 50))))
     assert supplied.owner_refused("alice", TRANSFER, "bob", 1).name == "ERC7943InsufficientUnfrozenBalance"
-    supplied.do(freeze(supplied, 0))
+    supplied.do(freeze_account(supplied, False))
     supplied.as_owner("alice", TRANSFER, "bob", 150)
 
 
 # frozen before, units taken: frozen after. What is not frozen goes first; what was frozen ahead stays frozen.
 @pytest.mark.parametrize(
     ("before", "taken", "after"),
-    [(0, 100, 0), (60, 40, 60), (60, 41, 59), (60, 100, 0), (100, 30, 70), (150, 100, 50), (WHOLE_ACCOUNT, 100, WHOLE_ACCOUNT - 100)],
+    [(0, 100, 0), (60, 40, 60), (60, 41, 59), (60, 100, 0), (100, 30, 70), (150, 100, 50), (UNITS_MAX, 100, UNITS_MAX - 100)],
 )
+@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("verb", ["transfer", "burn"])
-def test_an_enforcement_takes_frozen_units_last(supplied: Market, verb: str, before: int, taken: int, after: int):
+def test_an_enforcement_takes_frozen_units_last(supplied: Market, verb: str, whole: bool, before: int, taken: int, after: int):  # noqa: PLR0917
     supplied.do(freeze(supplied, before))
+    if whole:
+        supplied.do(freeze_account(supplied, True))
     id_, alice, bob = supplied.id(), supplied["alice"], supplied["bob"]
     if verb == "transfer":
         call = token_calls.forced_transfer(id_, alice, bob, taken, b"order 8")
@@ -77,11 +103,11 @@ def test_an_enforcement_takes_frozen_units_last(supplied: Market, verb: str, bef
         call = token_calls.forced_burn(id_, alice, taken, b"order 8")
         moved = Moved(alice, "", taken)
     facts = supplied.facts(supplied.do(call))
-    thawed = [FrozenSet(alice, after)] if after != before else []
+    thawed = [FreezeSet(alice, whole, after)] if after != before else []
     assert facts[1:] == [*thawed, moved], "first what is thawed, then what moves (ERC-7943)"
     assert isinstance(facts[0], InstructionDone)
     assert (facts[0].instruction, facts[0].reason) == (id_, b"order 8")
-    assert (supplied.units("alice"), frozen(supplied)) == (100 - taken, after)
+    assert (supplied.units("alice"), supplied.ask("freezeOf(address)", "alice")) == (100 - taken, (whole, after))
     assert supplied.supply() == (100 if verb == "transfer" else 100 - taken)
     assert supplied.refused(call) == "InstructionTaken"
 
@@ -104,6 +130,7 @@ def test_an_enforcement_takes_what_is_there_to_somebody(supplied: Market):
 def test_no_enforcement_is_without_a_reason(supplied: Market):
     alice, bob = supplied["alice"], supplied["bob"]
     assert supplied.refused(freeze(supplied, 1, b"")) == "ReasonMissing"
+    assert supplied.refused(freeze_account(supplied, True, b"")) == "ReasonMissing"
     assert supplied.refused(token_calls.forced_transfer(supplied.id(), alice, bob, 1, b"")) == "ReasonMissing"
     assert supplied.refused(token_calls.forced_burn(supplied.id(), alice, 1, b"")) == "ReasonMissing"
     assert supplied.owner_refused("enforcer", FORCED, "alice", "bob", 1).name == "ReasonMissing"
@@ -124,8 +151,23 @@ def test_the_standards_own_form_works_with_a_reason_before_it(supplied: Market):
     both = multicall(reason, standard(supplied, SET_FROZEN, "alice", 90), reason, standard(supplied, FORCED, "alice", "bob", 30))
     facts = supplied.facts(supplied.send("enforcer", supplied.token, both))
     alice, bob = supplied["alice"], supplied["bob"]
-    assert facts == [Reasoned(b"order 9"), FrozenSet(alice, 90), Reasoned(b"order 9"), FrozenSet(alice, 70), Moved(alice, bob, 30)]
+    ninety, seventy = FreezeSet(alice, whole=False, units=90), FreezeSet(alice, whole=False, units=70)
+    assert facts == [Reasoned(b"order 9"), ninety, Reasoned(b"order 9"), seventy, Moved(alice, bob, 30)]
     assert [done for done, _ in effects_by_instruction(facts)] == [None, None]
+
+
+def test_the_standards_own_form_freezes_accounts_too(supplied: Market):
+    reason = standard(supplied, "giveReason(bytes)", b"order 9")
+
+    def set_frozen(units: int) -> None:
+        supplied.send("enforcer", supplied.token, multicall(reason, standard(supplied, SET_FROZEN, "alice", units)))
+
+    set_frozen(90)
+    for units in (UNITS_MAX + 1, WHOLE_ACCOUNT):
+        set_frozen(units)
+        assert (frozen(supplied), supplied.ask("freezeOf(address)", "alice")) == (WHOLE_ACCOUNT, (True, 90))
+    set_frozen(0)
+    assert (frozen(supplied), supplied.ask("freezeOf(address)", "alice")) == (0, (False, 0))
 
 
 def test_a_reason_serves_once_and_not_in_another_transaction(supplied: Market):

@@ -40,8 +40,8 @@ def measure(market: Market) -> dict[str, int]:
     gas["approve"] = market.as_owner("alice", "approve(address,uint256)", "bob", 5).gas
     gas["transfer from"] = market.as_owner("bob", "transferFrom(address,address,uint256)", "alice", "bob", 4).gas
     alice, bob, reason = market["alice"], market["bob"], b"order 7 of the court of X, 2027-01-15"
-    market.do(token_calls.freeze(market.id(), bob, 1, reason))
-    gas["freeze"] = market.do(token_calls.freeze(market.id(), alice, 900, reason)).gas
+    gas["freeze of units"] = market.do(token_calls.freeze_units(market.id(), alice, 900, reason)).gas
+    gas["freeze of an account"] = market.do(token_calls.freeze_account(market.id(), bob, True, reason)).gas
     gas["forced transfer, past a freeze"] = market.do(token_calls.forced_transfer(market.id(), alice, bob, 500, reason)).gas
     gas["forced burn, past a freeze"] = market.do(token_calls.forced_burn(market.id(), alice, 100, reason)).gas
     gas["multiplier, scheduled"] = market.do(
@@ -49,20 +49,15 @@ def measure(market: Market) -> dict[str, int]:
     ).gas
     market.do(token_calls.set_allotment(market.id(), 2**62))
     gas["allotment"] = market.do(token_calls.set_allotment(market.id(), 2**61)).gas
-    market.do(token_calls.pause(market.id(), Pause.MINTS, reason))
-    gas["pause of everything"] = market.do(token_calls.pause(market.id(), Pause(7), reason)).gas
+    gas["pause of everything"] = market.do(token_calls.set_pauses(market.id(), Pause(7), reason)).gas
+    market.do(token_calls.set_pauses(market.id(), Pause(0), reason), "unpauser")
     cancelled = [market.id() for _ in range(10)]
     gas["cancel, 10 instructions"] = market.do(token_calls.cancel(roles.MINTER, cancelled), "minter").gas
-    gas["mint by an id that is a hash"] = mint_by_hash(market)
+    gas["mint by an id that is a hash"] = market.do(token_calls.mint([Line(b"\xa5" * 32, bob, 5)])).gas
     gas["deploy the issuer's contracts"] = market.issuer_gas
     step = plan_token(market.plan, market.terms("MSFTx"))
     gas["deploy a token"] = market.send("deployer", step.target, step.data).gas
     return gas
-
-
-def mint_by_hash(market: Market) -> int:
-    market.do(token_calls.unpause(market.id(), Pause(7), b"over"))
-    return market.do(token_calls.mint([Line(b"\xa5" * 32, market["bob"], 5)])).gas
 
 
 def test_gas_is_what_was_committed():

@@ -17,8 +17,8 @@ def test_ethers_reads_the_token(market: Market):
     at = market.node.time() + 100_000
     market.do(token_calls.mint(market.lines(("alice", 250_000_000))))
     market.do(token_calls.schedule_multiplier(market.id(), MULTIPLIER, 3 * E18, at, b"split 2:1"))
-    market.do(token_calls.freeze(market.id(), alice, 7, b"order"))
-    market.do(token_calls.pause(market.id(), Pause.TRANSFERS, b"halt"))
+    market.do(token_calls.freeze_units(market.id(), alice, 7, b"order"))
+    market.do(token_calls.set_pauses(market.id(), Pause.TRANSFERS, b"halt"))
     seen = run_javascript(Path(__file__).parent / "read_token.cjs", market.node.url, market.token, alice, minter)
     start = seen["multipliers"][0][2]
     assert seen == {

@@ -32,7 +32,7 @@ MULTIPLIER = 1_500_000_000_000_000_000  # other than one throughout: a fixture a
 GAS_LIMIT = 16_000_000  # below the 2^24 that EIP-7825 allows a transaction
 PEOPLE = (
     "deployer", "admin", "upgrader", "minter", "burner", "bridge", "allotter", "multiplier", "pauser", "unpauser", "enforcer", "publisher",
-    "alice", "bob", "carol", "mallory",
+    "forced_burner", "alice", "bob", "carol", "mallory",
 )  # fmt: skip
 ROLES = {
     "minter": roles.MINTER,
@@ -43,6 +43,7 @@ ROLES = {
     "pauser": roles.PAUSER,
     "unpauser": roles.UNPAUSER,
     "enforcer": roles.ENFORCER,
+    "forced_burner": roles.FORCED_BURNER,
 }
 NAME_OF_ROLE = {role: name for name, role in ROLES.items()}
 

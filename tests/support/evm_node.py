@@ -61,6 +61,22 @@ class EvmNode:
             time.sleep(0.002)
         return dict(receipt)
 
+    @contextlib.contextmanager
+    def put_back(self) -> Iterator[None]:
+        """Let the chain be afterwards as it was before.
+
+        A receipt may be told before the pool has let go of its transaction; put back then, the chain would mine it again.
+        """
+        snapshot = self.call("evm_snapshot")
+        try:
+            yield
+        finally:
+            deadline = time.monotonic() + MINE_SECONDS
+            while self.call("txpool_status")["pending"] != "0x0":
+                assert time.monotonic() < deadline, "the pool does not empty"
+                time.sleep(0.002)
+            assert self.call("evm_revert", snapshot) is True
+
     def time(self) -> int:
         return int(self.call("eth_getBlockByNumber", "latest", False)["timestamp"], 16)
 

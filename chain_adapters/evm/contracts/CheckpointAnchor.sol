@@ -6,14 +6,15 @@ import {Base64} from "@openzeppelin/contracts/utils/Base64.sol";
 import {Strings} from "@openzeppelin/contracts/utils/Strings.sol";
 
 /// @title Signed checkpoints of one log, where nobody can take them back.
-/// @notice Each checkpoint must come with a proof that the log at the one before is its beginning (RFC 6962 section 2.1.2), and the proof is
-/// checked here: a log that was rewritten cannot be anchored any more, whoever has its keys. So two readers of this contract never
-/// see two histories.
+/// @notice A checkpoint counts as proven once somebody, with it or later, has brought the proof that the log at the one before is its
+/// beginning (RFC 6962 section 2.1.2). The proof is checked here: for a log that was rewritten there is none, whoever has its keys. Anybody
+/// may bring it, and the checkpoints themselves stay, signed: what is never proven is evidence.
 /// The Ed25519 signatures are stored, not checked: `note` gives the C2SP signed note back, byte by byte, for whoever checks it.
 contract CheckpointAnchor is AccessControlDefaultAdminRules {
     struct Checkpoint {
         uint64 size;
         uint64 anchoredAt;
+        bool proven;
         bytes32 root;
         bytes signatures;
     }
@@ -32,6 +33,10 @@ contract CheckpointAnchor is AccessControlDefaultAdminRules {
     /// @param root Root of its tree.
     /// @param note The signed note.
     event CheckpointAnchored(uint256 indexed index, uint64 size, bytes32 root, string note);
+
+    /// @notice The log at this checkpoint has the log at the one before as its beginning.
+    /// @param index Its number.
+    event CheckpointProven(uint256 indexed index);
 
     /// @notice A checkpoint is of a larger log than the one before.
     /// @param size Size of the log.
@@ -65,18 +70,30 @@ contract CheckpointAnchor is AccessControlDefaultAdminRules {
     /// @notice Anchor a checkpoint. Sizes grow, so the same one cannot be anchored twice.
     /// @param size Size of the log.
     /// @param root Root of its tree.
-    /// @param proof Consistency proof from the checkpoint before; empty for the first.
+    /// @param proof Consistency proof from the checkpoint before, or nothing for now; nothing for the first.
     /// @param signatures The note's signature lines: what follows its empty line.
     function anchor(uint64 size, bytes32 root, bytes32[] calldata proof, bytes calldata signatures) external onlyRole(PUBLISHER_ROLE) {
         uint256 index = _checkpoints.length;
         uint64 newest = index == 0 ? 0 : _checkpoints[index - 1].size;
         if (size <= newest) revert SizeNotGrowing(size, newest);
-        if (index == 0 ? proof.length > 0 : !_isConsistent(newest, size, _checkpoints[index - 1].root, root, proof)) {
-            revert CheckpointInconsistent(size, root);
-        }
         if (bytes4(signatures) != 0xe2809420 || signatures[signatures.length - 1] != 0x0a) revert SignaturesMalformed();
-        _checkpoints.push(Checkpoint(size, uint64(block.timestamp), root, signatures));
+        _checkpoints.push(Checkpoint(size, uint64(block.timestamp), index == 0, root, signatures));
         emit CheckpointAnchored(index, size, root, note(index));
+        if (index == 0) emit CheckpointProven(0);
+        if (proof.length > 0) prove(index, proof);
+    }
+
+    /// @notice Prove that the log at a checkpoint has the log at the one before as its beginning. Anybody may.
+    /// @param index Number of the later one.
+    /// @param proof Consistency proof from the one before.
+    function prove(uint256 index, bytes32[] calldata proof) public {
+        Checkpoint storage found = _checkpoint(index);
+        if (index == 0 || !_isConsistent(_checkpoints[index - 1].size, found.size, _checkpoints[index - 1].root, found.root, proof)) {
+            revert CheckpointInconsistent(found.size, found.root);
+        }
+        if (found.proven) return;
+        found.proven = true;
+        emit CheckpointProven(index);
     }
 
     /// @notice Tell how many checkpoints are anchored.
@@ -90,9 +107,10 @@ contract CheckpointAnchor is AccessControlDefaultAdminRules {
     /// @return size Size of the log.
     /// @return root Root of its tree.
     /// @return anchoredAt When it was anchored, seconds since 1970.
-    function checkpoint(uint256 index) external view returns (uint64 size, bytes32 root, uint64 anchoredAt) {
+    /// @return proven True if it is known to be the one before, continued.
+    function checkpoint(uint256 index) external view returns (uint64 size, bytes32 root, uint64 anchoredAt, bool proven) {
         Checkpoint storage found = _checkpoint(index);
-        return (found.size, found.root, found.anchoredAt);
+        return (found.size, found.root, found.anchoredAt, found.proven);
     }
 
     /// @notice Tell the newest checkpoint's signed note.

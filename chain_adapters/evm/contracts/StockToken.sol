@@ -26,8 +26,8 @@ import {IERC8056, IERC8056Balances, IERC8056Conversion, IERC8056Pending} from ".
 ///   both sides of an approval or permit.
 /// - Units that are frozen do not leave: not by transfer, nor by burn.
 /// - Supply never exceeds the allotment of this chain, whoever mints. Nobody who can mint can set it.
-/// An enforcer's forced transfer or burn passes the deny list for who loses the units, and freezes; a forced transfer passes the pause
-/// of transfers too. Pauses of mints and burns have no exception.
+/// A forced transfer or burn passes the deny list for who loses the units, and freezes; a forced transfer passes the pause of transfers
+/// too. Pauses of mints and burns have no exception.
 /// @dev Runs behind a beacon's proxies. State is in namespaces (ERC-7201), to which later versions may only append.
 contract StockToken is
     AccessControlDefaultAdminRulesUpgradeable,
@@ -79,6 +79,14 @@ contract StockToken is
         Grant[] grants;
     }
 
+    /// @notice What is frozen of an account.
+    /// @param whole Whatever it has and will have.
+    /// @param units So many units; may exceed what it has. Counts beside `whole`, and stays when that ends.
+    struct Freeze {
+        bool whole;
+        uint248 units;
+    }
+
     /// @custom:storage-location erc7201:stockledger.StockToken
     struct TokenStorage {
         /// What was in force before effectiveAt, at scale 1e18.
@@ -92,8 +100,7 @@ contract StockToken is
         uint8 paused;
         /// Most units that may exist here.
         uint256 allotment;
-        /// May exceed what the account has.
-        mapping(address account => uint256 units) frozen;
+        mapping(address account => Freeze freeze) frozen;
     }
 
     /// @notice May mint, up to the allotment.
@@ -106,18 +113,20 @@ contract StockToken is
     bytes32 public constant ALLOTTER_ROLE = keccak256("ALLOTTER_ROLE");
     /// @notice May set the multiplier.
     bytes32 public constant MULTIPLIER_ROLE = keccak256("MULTIPLIER_ROLE");
-    /// @notice May pause.
+    /// @notice May begin pauses.
     bytes32 public constant PAUSER_ROLE = keccak256("PAUSER_ROLE");
-    /// @notice May end a pause.
+    /// @notice May end pauses.
     bytes32 public constant UNPAUSER_ROLE = keccak256("UNPAUSER_ROLE");
-    /// @notice May freeze units, and transfer or burn them by force.
+    /// @notice May freeze accounts and units, and transfer them by force.
     bytes32 public constant ENFORCER_ROLE = keccak256("ENFORCER_ROLE");
+    /// @notice May burn any account's units without its approval; without this role, a redemption needs the holder's approval on chain.
+    bytes32 public constant FORCED_BURNER_ROLE = keccak256("FORCED_BURNER_ROLE");
 
     /// @notice The pause of transfers between accounts.
     uint8 public constant TRANSFERS = 1;
     /// @notice The pause of mints, a bridge's included.
     uint8 public constant MINTS = 2;
-    /// @notice The pause of burns, a bridge's and an enforcer's included.
+    /// @notice The pause of burns, a bridge's and forced ones included.
     uint8 public constant BURNS = 4;
 
     /// @dev keccak256(abi.encode(uint256(keccak256("stockledger.StockToken")) - 1)) & ~bytes32(uint256(0xff))
@@ -128,6 +137,12 @@ contract StockToken is
     IDenyList public immutable denyList;
 
     bool private transient _reasonGiven;
+
+    /// @notice What is frozen of an account was set.
+    /// @param account Whose units.
+    /// @param whole True if whatever it has and will have is frozen from now on.
+    /// @param units How many units are frozen from now on, beside that.
+    event FreezeSet(address indexed account, bool whole, uint256 units);
 
     /// @notice Units were burned by force.
     /// @param from Who lost them.
@@ -190,9 +205,13 @@ contract StockToken is
     /// @notice Nothing was named.
     error LinesMissing();
 
-    /// @notice A set of pauses is 1 to 7.
+    /// @notice A set of pauses is 0 to 7.
     /// @param operations What was given.
     error OperationsOutOfRange(uint8 operations);
+
+    /// @notice More units than 2^248 - 1 cannot be counted as frozen.
+    /// @param units What was given.
+    error FrozenUnitsOutOfRange(uint256 units);
 
     /// @notice The deny list is no contract.
     /// @param account What was given.
@@ -303,32 +322,45 @@ contract StockToken is
         emit UIMultiplierUpdated(current, multiplier, from);
     }
 
-    /// @notice Pause. What is paused stays so.
+    /// @notice Set what is paused. Beginning a pause takes one role, ending one another; who does both needs both.
     /// @param instruction The ledger's id of this.
-    /// @param operations The sum of TRANSFERS, MINTS and BURNS, as wanted.
+    /// @param operations What is paused from now on, and nothing else: the sum of TRANSFERS, MINTS and BURNS.
     /// @param reason Why.
-    function pause(bytes32 instruction, uint8 operations, bytes calldata reason) external onlyRole(PAUSER_ROLE) {
-        _enforce(PAUSER_ROLE, instruction, this.pause.selector, reason);
-        _setPauses(operations, _token().paused | operations);
+    function setPauses(bytes32 instruction, uint8 operations, bytes calldata reason) external {
+        TokenStorage storage $ = _token();
+        uint8 before = $.paused;
+        bool ends = before & ~operations != 0;
+        if (ends) _checkRole(UNPAUSER_ROLE);
+        if (!ends || operations & ~before != 0) _checkRole(PAUSER_ROLE);
+        // Whatever a late copy would do, it is the same instruction.
+        _enforce(PAUSER_ROLE, instruction, this.setPauses.selector, reason);
+        if (operations > TRANSFERS + MINTS + BURNS) revert OperationsOutOfRange(operations);
+        $.paused = operations;
+        emit PausesSet(operations, msg.sender);
+        if ((before ^ operations) & TRANSFERS == 0) return;
+        if (operations & TRANSFERS != 0) emit Paused(msg.sender);
+        else emit Unpaused(msg.sender);
     }
 
-    /// @notice End pauses. What is not paused stays so.
+    /// @notice Freeze an account, whatever it has and will have, or end that. Units frozen beside it stay so.
     /// @param instruction The ledger's id of this.
-    /// @param operations The sum of TRANSFERS, MINTS and BURNS, as wanted.
+    /// @param account Which one.
+    /// @param whole True to freeze it.
     /// @param reason Why.
-    function unpause(bytes32 instruction, uint8 operations, bytes calldata reason) external onlyRole(UNPAUSER_ROLE) {
-        _enforce(UNPAUSER_ROLE, instruction, this.unpause.selector, reason);
-        _setPauses(operations, _token().paused & ~operations);
+    function freezeAccount(bytes32 instruction, address account, bool whole, bytes calldata reason) external onlyRole(ENFORCER_ROLE) {
+        _enforce(ENFORCER_ROLE, instruction, this.freezeAccount.selector, reason);
+        _setFreeze(account, whole, _token().frozen[account].units);
     }
 
-    /// @notice Set how many units of an account are frozen; 2^256 - 1 freezes whatever it has and will have.
+    /// @notice Set how many units of an account are frozen. Whether all of it is frozen stays as it is.
     /// @param instruction The ledger's id of this.
     /// @param account Whose units.
     /// @param units How many from now on, not how many more; may exceed what the account has.
     /// @param reason Why.
-    function freeze(bytes32 instruction, address account, uint256 units, bytes calldata reason) external onlyRole(ENFORCER_ROLE) {
-        _enforce(ENFORCER_ROLE, instruction, this.freeze.selector, reason);
-        _setFrozen(account, units);
+    function freezeUnits(bytes32 instruction, address account, uint256 units, bytes calldata reason) external onlyRole(ENFORCER_ROLE) {
+        _enforce(ENFORCER_ROLE, instruction, this.freezeUnits.selector, reason);
+        if (units > type(uint248).max) revert FrozenUnitsOutOfRange(units);
+        _setFreeze(account, _token().frozen[account].whole, uint248(units));
     }
 
     /// @notice Take units from an account and give them to another. Frozen units are taken last, and are then not frozen any more.
@@ -350,9 +382,9 @@ contract StockToken is
     /// @param instruction The ledger's id of this.
     /// @param from Who loses them.
     /// @param units How many.
-    /// @param reason Why: the order of a court, with its reference, or the redemption that the holder asked the ledger for.
-    function forcedBurn(bytes32 instruction, address from, uint256 units, bytes calldata reason) external onlyRole(ENFORCER_ROLE) {
-        _enforce(ENFORCER_ROLE, instruction, this.forcedBurn.selector, reason);
+    /// @param reason Why: the redemption that the holder asked the ledger for, or the order of a court, with its reference.
+    function forcedBurn(bytes32 instruction, address from, uint256 units, bytes calldata reason) external onlyRole(FORCED_BURNER_ROLE) {
+        _enforce(FORCED_BURNER_ROLE, instruction, this.forcedBurn.selector, reason);
         _requireNotPaused(BURNS);
         _thaw(from, units);
         emit ForcedBurn(from, units);
@@ -377,10 +409,11 @@ contract StockToken is
     }
 
     /// @inheritdoc IERC7943
-    /// @dev Needs giveReason before.
+    /// @dev Needs giveReason before. More than can exist means the whole account; less ends a freeze of the whole account.
     function setFrozenTokens(address account, uint256 amount) external onlyRole(ENFORCER_ROLE) returns (bool result) {
         _useReason();
-        _setFrozen(account, amount);
+        bool whole = amount > type(uint248).max;
+        _setFreeze(account, whole, whole ? _token().frozen[account].units : uint248(amount));
         return true;
     }
 
@@ -407,8 +440,19 @@ contract StockToken is
     }
 
     /// @inheritdoc IERC7943
-    function getFrozenTokens(address account) external view returns (uint256 amount) {
-        return _token().frozen[account];
+    /// @dev 2^256 - 1 if the whole account is.
+    function getFrozenTokens(address account) public view returns (uint256 amount) {
+        Freeze storage freeze = _token().frozen[account];
+        return freeze.whole ? type(uint256).max : freeze.units;
+    }
+
+    /// @notice Tell what is frozen of an account, in both ways.
+    /// @param account Which one.
+    /// @return whole True if all it has and will have is.
+    /// @return units How many units are, beside that.
+    function freezeOf(address account) external view returns (bool whole, uint256 units) {
+        Freeze storage freeze = _token().frozen[account];
+        return (freeze.whole, freeze.units);
     }
 
     /// @notice Tell the most units that may exist on this chain.
@@ -564,30 +608,23 @@ contract StockToken is
         ERC20Upgradeable._update(from, to, units);
     }
 
-    /// @dev Thaw what an enforcement takes beyond the units that are not frozen. What was frozen ahead, beyond the balance, stays frozen.
+    /// @dev Thaw what an enforcement takes beyond the units that are not frozen. What was frozen ahead, beyond the balance, stays frozen, and
+    /// so does the account if all of it is.
     function _thaw(address from, uint256 units) private {
         if (units == 0) revert UnitsNotPositive();
         if (from == address(0)) revert ERC20InvalidSender(from);
         uint256 balance = balanceOf(from);
         if (units > balance) revert ERC20InsufficientBalance(from, balance, units);
-        uint256 unfrozen = _unfrozen(from);
-        if (units > unfrozen) _setFrozen(from, _token().frozen[from] - (units - unfrozen));
+        Freeze storage freeze = _token().frozen[from];
+        uint256 frozen = freeze.units;
+        uint256 free = frozen < balance ? balance - frozen : 0;
+        if (units > free) _setFreeze(from, freeze.whole, uint248(frozen - (units - free)));
     }
 
-    function _setFrozen(address account, uint256 units) private {
-        _token().frozen[account] = units;
-        emit Frozen(account, units);
-    }
-
-    function _setPauses(uint8 operations, uint8 paused_) private {
-        if (operations == 0 || operations > TRANSFERS + MINTS + BURNS) revert OperationsOutOfRange(operations);
-        TokenStorage storage $ = _token();
-        uint8 changed = $.paused ^ paused_;
-        $.paused = paused_;
-        emit PausesSet(paused_, msg.sender);
-        if (changed & TRANSFERS == 0) return;
-        if (paused_ & TRANSFERS != 0) emit Paused(msg.sender);
-        else emit Unpaused(msg.sender);
+    function _setFreeze(address account, bool whole, uint248 units) private {
+        _token().frozen[account] = Freeze(whole, units);
+        emit FreezeSet(account, whole, units);
+        emit Frozen(account, getFrozenTokens(account));
     }
 
     function _useReason() private {
@@ -609,7 +646,7 @@ contract StockToken is
 
     function _unfrozen(address account) private view returns (uint256 units) {
         uint256 balance = balanceOf(account);
-        uint256 frozen = _token().frozen[account];
+        uint256 frozen = getFrozenTokens(account);
         return frozen < balance ? balance - frozen : 0;
     }
 
