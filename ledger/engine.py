@@ -24,6 +24,7 @@ from ledger.answers import Answers, Booked, answer_of
 from ledger.clock import Reckoning, SystemClock
 from ledger.digest import state_digest
 from ledger.errors import InvalidRequest, LedgerError, refusal
+from ledger.fair_lock import FairLock
 from ledger.log.store import AppendConflict, AppendDoubtful, open_log
 from ledger.packing import Run
 from ledger.reads import READS
@@ -115,7 +116,7 @@ class Ledger:
         self.signer = signer
         self._queue: deque[_Submission] = deque()
         """Filled by any thread, and emptied from the left by who holds `_writing`: so whoever is last in it is done last."""
-        self._writing = threading.Lock()
+        self._writing = FairLock()
         self._epoch = 0
         """Odd while the state is provisional: what is read then may never have happened."""
         self._unsettled = False
@@ -686,23 +687,15 @@ class Ledger:
         read = READS.get(type(request))
         if read is None:
             raise TypeError(f"{type(request).__name__} is neither a command nor a read")
-        with self._reading(request) as (state, now_us):
-            return read(state, request, now_us)
-
-    @contextmanager
-    def _reading(self, request: Any) -> Iterator[tuple[State, int]]:
-        """Give the state a read refers to, and the moment it is asked at."""
         as_of = request.as_of if "as_of" in request.DESCRIPTOR.fields_by_name and request.HasField("as_of") else None
         which = as_of.WhichOneof("state") if as_of is not None else None
         self._follow()
-        if as_of is not None and which is not None:
-            size = as_of.size if which == "size" else None
-            moment_us = time_us("as_of.time", as_of.time) if size is None else None
-            with self._past_state(size, moment_us) as state:
-                yield state, state.last_decision_time_us
-            return
-        with self._writing:
-            yield self._state, max(self._clock.wall_us(), self._state.last_decision_time_us)
+        if as_of is None or which is None:
+            return self.look(lambda state: read(state, request, max(self._clock.wall_us(), state.last_decision_time_us)))
+        size = as_of.size if which == "size" else None
+        moment_us = time_us("as_of.time", as_of.time) if size is None else None
+        with self._past_state(size, moment_us) as state:
+            return read(state, request, state.last_decision_time_us)
 
     # ---- end ------------------------------------------------------------------------------------------------------------------------
 
