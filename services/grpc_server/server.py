@@ -11,7 +11,9 @@ import asyncio
 import ipaddress
 import logging
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -22,6 +24,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
+from ledger.errors import LedgerError
 from ledger.leadership import Leadership
 from services.grpc_server.authentication import Authentication
 from services.grpc_server.group_commit import GroupCommit
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS: Final = 0.05
 """How often the size of the log is looked at, for what others in this process have booked."""
+PROBE_SECONDS: Final = 2
 CONNECTION_AGE_GRACE_SECONDS: Final = 60
 STREAMS_PER_CONNECTION_MAX: Final = 1_024
 METADATA_BYTES_MAX: Final = 16_384
@@ -99,6 +103,7 @@ class Server:
         self._readers = ThreadPoolExecutor(settings.reader_threads, thread_name_prefix="stockledger-reader")
         self._commits = GroupCommit(books, self.metrics, self._on_flush)
         self._away = False
+        self._looked_for_it_at = 0.0
         self._told_size = books.size
         self.leadership = Leadership(books, lag_seconds_max=settings.read_lag_seconds_max)
         self._told_leading: bool | None = None
@@ -207,9 +212,22 @@ class Server:
             if self.leadership.leads != self._told_leading:
                 await self._tell_leading()
             late = self.leadership.is_late
-            if late != self._away and not self.leadership.leads:
+            if self.leadership.leads:
+                await self._look_for_the_store()
+            elif late != self._away:
                 self._away = late
                 await self._tell_health(serving=not late)
+
+    async def _look_for_the_store(self) -> None:
+        """Serve again once a store that was away can be read: a balancer that sends nothing here would never let us find out."""
+        now = time.monotonic()
+        if not self._away or now - self._looked_for_it_at < PROBE_SECONDS:
+            return
+        self._looked_for_it_at = now
+        with suppress(LedgerError):
+            await asyncio.get_running_loop().run_in_executor(self._readers, self._books.log.backend.extent)
+            self._away = False
+            await self._tell_health(serving=True)
 
     def _tell_streams(self) -> None:
         self._told_size = self._books.size
@@ -225,7 +243,7 @@ class Server:
 
     def _on_store_away(self) -> None:
         if not self._away and not self._growth.stopping:
-            self._away = True
+            self._away, self._looked_for_it_at = True, time.monotonic()
             self._run(self._tell_health(serving=False))
 
     async def _tell_leading(self) -> None:

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from durable import fund
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_server_thread import Client, RunningServer, book, broker_holder, market
+from grpc_server_thread import Client, RunningServer, book, broker_holder, market, request_id
 from prometheus_client import generate_latest
 from scenario import account
 
@@ -153,3 +153,27 @@ def test_a_follower_that_cannot_reach_the_store_says_so_and_comes_back(postgres,
                 os.kill(pid, signal.SIGCONT)
         until(lambda: client.reason("AccountService/GetHolding", read) == "OK")
         until(lambda: health_of(client, "") == "SERVING")
+
+
+@pytest.mark.slow
+def test_a_leader_whose_store_stands_still_answers_all_the_same_and_comes_back(postgres, url):
+    with market(url, contend=True) as books:
+        book(books, account("book:house-2", "house"))
+        fund(books, "AAPLx", "book:house", 1_000_000)
+    with serving(url) as server, Client(server.address) as client:
+        command = transfer(request_id=request_id())
+        ours = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        frozen = [pid for (pid,) in postgres.run(ours, url)]
+        try:
+            for pid in frozen:
+                os.kill(pid, signal.SIGSTOP)
+            refused = client.refused("TransferService/TransferUnits", command, timeout=60)
+            assert refused.info.reason == "STORE_UNAVAILABLE"
+            assert health_of(client, "") == "NOT_SERVING"
+        finally:
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+        until(lambda: health_of(client, "") == "SERVING", 60)  # without a command that would find out
+        until(lambda: client.reason("TransferService/TransferUnits", command) == "OK")
+        assert client.call("TransferService/TransferUnits", command).booking.repeated_answer
+        assert client.call("AccountService/GetHolding", GetHoldingRequest(instrument="AAPLx", account="book:house-2")).holding.units == 5
