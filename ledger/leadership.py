@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 LOOK_SECONDS: Final = 0.1
 """How long a follower waits for news before it looks by itself, and asks for the lead."""
 KEEP_SECONDS: Final = 0.5
-LEAD_SECONDS_MAX: Final = 4.0
+LEAD_SECONDS_MAX: Final = 4
 """A leader that has not heard its session for so long books nothing. Others may end the session after 5 s of silence: later than this."""
 LAG_SECONDS_MAX: Final = 10
 """A follower that has not reached the store for so long answers no reads."""
@@ -70,7 +70,7 @@ class Leadership:
     @property
     def lag_seconds(self) -> float:
         """How old the books may be: 0 for the leader, else the time since they were last as far as the store."""
-        return 0.0 if self._store is None or self.leads else time.monotonic() - self._seen_at
+        return 0 if self._store is None or self.leads else time.monotonic() - self._seen_at
 
     @property
     def is_late(self) -> bool:

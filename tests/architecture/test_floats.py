@@ -18,6 +18,11 @@ INTEGER_MATH = {"gcd", "isqrt", "lcm", "comb", "perm", "factorial"}
 # (file below ledger/, expression or leftmost operand as `ast.unparse` writes it): why it is no money.
 ALLOWED = {
     ("engine.py", "0.05"): "seconds to wait for another writer",
+    ("leadership.py", "0.1"): "seconds between a follower's looks",
+    ("leadership.py", "0.5"): "seconds between a leader's signs of life",
+    ("log/postgres_backend.py", "0.02"): "seconds to wait for another writer",
+    ("log/postgres_backend.py", "math.inf"): "a time without end",
+    ("log/postgres_deadlines.py", "0.2"): "seconds between looks at the clock",
     ("log/tiles.py", "folder"): "a path",
     ("log/tiles.py", "self.path"): "a path",
 }
