@@ -74,6 +74,8 @@ def _send(channel: grpc.Channel, rpc: str, data: bytes, principal: str) -> Any:
     method = METHODS[rpc]
     path = f"/{method.containing_service.full_name}/{method.name}"
     metadata = [("stockledger-principal", principal)]
+    if method.client_streaming:
+        return channel.stream_stream(path)(iter([data, data]), timeout=30, metadata=metadata)
     if method.server_streaming:
         return channel.unary_stream(path)(data, timeout=30, metadata=metadata)
     return channel.unary_unary(path).future(data, timeout=30, metadata=metadata)
@@ -81,7 +83,10 @@ def _send(channel: grpc.Channel, rpc: str, data: bytes, principal: str) -> Any:
 
 def _settle(rpc: str, data: bytes, call: Any, codes: Counter[str], faults: list[str]) -> None:
     try:
-        if METHODS[rpc].server_streaming:
+        if METHODS[rpc].client_streaming:
+            for _ in call:
+                pass
+        elif METHODS[rpc].server_streaming:
             next(call, None)
             call.cancel()
         else:

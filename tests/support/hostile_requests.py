@@ -78,7 +78,7 @@ class Hostility:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self._rpcs = sorted(rpc for rpc, method in METHODS.items() if not method.client_streaming)
+        self._rpcs = sorted(METHODS)
         self._sent: list[bytes] = []
 
     def next(self) -> tuple[str, bytes]:
@@ -88,7 +88,7 @@ class Hostility:
         if chance < 0.15:
             return rpc, self._bytes()
         message = self.tame(METHODS[rpc].input_type) if chance < 0.75 else self.message(METHODS[rpc].input_type)
-        if METHODS[rpc].server_streaming:
+        if rpc == "AuditService/StreamEntries":
             message.stop_when_caught_up = True
         data = message.SerializeToString()
         if chance < 0.3:
