@@ -258,6 +258,28 @@ def test_a_deadline_leaves_it_open_and_says_so(server):
         assert client.execute(FindRequestRequest(request_id=caught.value.request_id)).found
 
 
+def test_a_connection_that_leads_nowhere_is_left(server):
+    """No FIN and no RST: the network is gone for this connection, and a new one finds its way."""
+    with Proxy(server.server.port) as proxy, Client(proxy.address, principal="broker-a", attempt_seconds=0.5) as client:
+        client.execute(transfer())
+        proxy.freeze()
+        start = time.monotonic()
+        assert client.execute(transfer()).event.units == 1
+        assert time.monotonic() - start < 5
+        assert held(server.books) == 2
+
+
+def test_a_stream_whose_connection_leads_nowhere_goes_on_over_another(server):
+    with Proxy(server.server.port) as proxy, Client(proxy.address, principal="broker-a", seconds=6) as client:
+        with client.transfer_stream() as stream:
+            stream.send(transfer())
+            wait_until(lambda: not stream.unacknowledged)
+            proxy.freeze()
+            stream.send(transfer())
+        assert [outcome.refusal for outcome in stream.outcomes()] == [None, None]
+        assert held(server.books) == 2
+
+
 def test_the_leader_is_followed(server, monkeypatch):
     """A server that does not lead names who does; the client goes there, and stays."""
     with market() as other:

@@ -68,7 +68,7 @@ class Proxy:
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.swallow = False
         self.swallowed_bytes = 0
-        self._frozen = threading.Event()
+        self._frozen: set[socket.socket] = set()
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
 
@@ -81,8 +81,9 @@ class Proxy:
         self.cut()
 
     def freeze(self) -> None:
-        """Pass nothing on any more, in either direction, and close nothing: a network that is gone."""
-        self._frozen.set()
+        """Pass nothing on any more over the connections there are, in either direction, and close nothing: a network that is gone."""
+        with self._lock:
+            self._frozen |= self._sockets
 
     def cut(self) -> None:
         """Break every connection, at once."""
@@ -111,7 +112,7 @@ class Proxy:
     def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
         try:
             while data := source.recv(65_536):
-                if self._frozen.is_set():
+                if source in self._frozen:
                     continue
                 if answers and self.swallow:
                     self.swallowed_bytes += len(data)

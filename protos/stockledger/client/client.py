@@ -121,17 +121,15 @@ class Client:
         sent = _with_request_id(request)
         retries = Retries(self._connections, self._seconds if seconds is None else seconds)
         while True:
-            target = self._connections.target
-            retries.attempts += 1
+            target, channel = retries.begin()
             try:
-                return self._attempt(target, rpc, sent, max(min(self._attempt_seconds, retries.seconds_left), 0.001))
+                return self._attempt(channel, rpc, sent, max(min(self._attempt_seconds, retries.seconds_left), 0.001))
             except grpc.RpcError as failed:
                 error = error_of(failed)
                 error.request_id = getattr(sent, "request_id", "")
                 retries.after(error, target)
 
-    def _attempt(self, target: str, rpc: Rpc, request: Any, timeout: float) -> Any:
-        channel = self._connections.channel(target)
+    def _attempt(self, channel: grpc.Channel, rpc: Rpc, request: Any, timeout: float) -> Any:
         call = channel.unary_unary(rpc.path, _serialised, rpc.answer_type.FromString)
         return call(request, timeout=timeout, metadata=self._connections.metadata())
 
@@ -179,10 +177,9 @@ class Client:
         index, first = start_index, True
         retries = Retries(self._connections, self._seconds if seconds is None else seconds)
         while True:
-            target, heard = self._connections.target, False
-            retries.attempts += 1
+            (target, channel), heard = retries.begin(), False
             try:
-                for piece in self._entries_once(target, index, stop_when_caught_up=stop_when_caught_up):
+                for piece in self._entries_once(channel, index, stop_when_caught_up=stop_when_caught_up):
                     _check_order(piece, index)
                     index, first, heard = piece.next_index, False, True
                     yield piece
@@ -194,9 +191,8 @@ class Client:
             else:
                 return
 
-    def _entries_once(self, target: str, index: int, *, stop_when_caught_up: bool) -> Iterator[StreamEntriesResponse]:
+    def _entries_once(self, channel: grpc.Channel, index: int, *, stop_when_caught_up: bool) -> Iterator[StreamEntriesResponse]:
         rpc = rpc_of(StreamEntriesRequest)
-        channel = self._connections.channel(target)
         request = StreamEntriesRequest(start_index=index, stop_when_caught_up=stop_when_caught_up)
         call = channel.unary_stream(rpc.path, _serialised, rpc.answer_type.FromString)(request, metadata=self._connections.metadata())
         try:

@@ -18,6 +18,8 @@ MESSAGE_BYTES_MAX: Final = 64 * 1024 * 1024
 RECONNECT_MS: Final = 100
 RECONNECT_MS_MAX: Final = 500
 """How soon a broken connection is made anew. gRPC's own default waits up to two minutes, long after another server has taken over."""
+LEFT_MAX: Final = 4
+"""Connections that were left and may still be waited on."""
 KEEPALIVE_MS: Final = 20_000
 KEEPALIVE_TIMEOUT_MS: Final = 10_000
 """A connection whose other end is gone is noticed within half a minute, also while nothing is sent."""
@@ -66,6 +68,7 @@ class Connections:
         self._addresses = list(addresses)
         self._target = addresses[0]
         self._channels: dict[str, grpc.Channel] = {}
+        self._left: list[grpc.Channel] = []
         self.closed = False
         for address in addresses:
             self._check(address)
@@ -89,6 +92,21 @@ class Connections:
             if channel is None:
                 channel = self._channels[address] = self._open(address)
             return channel
+
+    def leave(self, address: str, channel: grpc.Channel) -> None:
+        """Make the next call to a server over a new connection, unless somebody has left this one before.
+
+        A network that is gone tells nobody: the old connection looks well until its keepalive runs out, 30 s later. It is left, not broken,
+        since others may wait on it.
+        """
+        with self._lock:
+            if self._channels.get(address) is not channel:
+                return
+            del self._channels[address]
+            self._left.append(channel)
+            oldest = self._left.pop(0) if len(self._left) > LEFT_MAX else None
+        if oldest is not None:
+            oldest.close()
 
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         """Return what is shown with every call; a provider of tokens is asked anew each time."""
@@ -121,8 +139,9 @@ class Connections:
     def close(self) -> None:
         with self._lock:
             self.closed = True
-            channels, self._channels = self._channels, {}
-        for channel in channels.values():
+            channels = [*self._left, *self._channels.values()]
+            self._left, self._channels = [], {}
+        for channel in channels:
             channel.close()
 
     def _check(self, address: str) -> None:

@@ -28,6 +28,8 @@ _BROKEN: Final = frozenset(
 )
 """Without details these are the transport's: a connection that broke, a proxy that gave up, time that ran out."""
 
+_UNHEARD: Final = frozenset({grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
+"""Nothing came back in time: perhaps the connection leads nowhere."""
 _UNTOUCHED: Final = frozenset({"NOT_LEADER", "CLOCK_UNSOUND"})
 """Told before anything was booked."""
 _UNTOLD: Final = _BROKEN | {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAUTHENTICATED}
@@ -43,6 +45,7 @@ class Retries:
         self._seconds = seconds
         self._failures_in_a_row = 0
         self._token_renewed = False
+        self._channel: grpc.Channel | None = None
         self.attempts = 0
         self.maybe_booked = False
         self.end = time.monotonic() + seconds
@@ -50,6 +53,16 @@ class Retries:
     @property
     def seconds_left(self) -> float:
         return self.end - time.monotonic()
+
+    def begin(self) -> tuple[str, grpc.Channel]:
+        """Begin an attempt; return the server to ask, and the channel to it.
+
+        Raises: ValueError if the client is closed.
+        """
+        self.attempts += 1
+        target = self._connections.target
+        self._channel = self._connections.channel(target)
+        return target, self._channel
 
     def progressed(self) -> None:
         """Begin anew: something was received."""
@@ -69,6 +82,8 @@ class Retries:
         lagging = beyond_log_passes and error.code is grpc.StatusCode.OUT_OF_RANGE
         if not (lagging or self._may_pass(error)) or self._connections.closed:
             raise error from None
+        if error.code in _UNHEARD and self._channel is not None:
+            self._connections.leave(address, self._channel)
         pause = self._pause(error, address)
         if pause >= self.seconds_left:
             raise error from None

@@ -170,10 +170,9 @@ class TransferStream:
         retries = Retries(self._connections, self._seconds)
         try:
             while self._wait_for_work():
-                target = self._connections.target
-                retries.attempts += 1
+                target, channel = retries.begin()
                 try:
-                    if self._connect(target, retries):
+                    if self._connect(channel, retries):
                         continue
                     error: LedgerError = NoAnswer("", "the server ended the stream", code=grpc.StatusCode.UNAVAILABLE)
                 except grpc.RpcError as failed:
@@ -199,11 +198,11 @@ class TransferStream:
                 self._changed.wait()
             return self._failure is None
 
-    def _connect(self, target: str, retries: Retries) -> bool:
+    def _connect(self, channel: grpc.Channel, retries: Retries) -> bool:
         """Send what is not acknowledged and then what comes, over one connection; return whether all was acknowledged when it ended."""
         call_is_over = threading.Event()
         begun = self._acknowledged
-        multicallable = self._connections.channel(target).stream_stream(_PATH, _serialised, StreamTransfersResponse.FromString)
+        multicallable = channel.stream_stream(_PATH, _serialised, StreamTransfersResponse.FromString)
         call = multicallable(self._messages(begun, call_is_over), metadata=self._connections.metadata())
         with self._changed:
             self._call, self._connected = call, time.monotonic()
