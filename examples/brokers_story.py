@@ -364,6 +364,7 @@ def attestation(custody_account: str, isin: str, shares: int) -> Any:
     now = int(time.time())
     statement = json.dumps(
         {
+            "ledger": "demo",
             "custody_account": custody_account,
             "isin": isin,
             "settled_shares_e8": shares * SHARE,

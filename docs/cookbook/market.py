@@ -41,10 +41,16 @@ def book(command: Any, principal: str = "operator") -> Any:
 
 
 def attest(signer: str, custody_account: str, isin: str, shares: int) -> None:
-    """Record what a custodian says it holds, signed."""
+    """Record what a custodian says it holds for this ledger, signed."""
     now = int(time.time())
     moments = [time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(each)) for each in (now, now + 86_400)]
-    content = {"custody_account": custody_account, "isin": isin, "settled_shares_e8": shares * SHARE, "pending_shares_e8": 0}
+    content = {
+        "ledger": "cookbook",
+        "custody_account": custody_account,
+        "isin": isin,
+        "settled_shares_e8": shares * SHARE,
+        "pending_shares_e8": 0,
+    }
     content |= {"encumbered_shares_e8": 0, "as_of_time": moments[0], "valid_until_time": moments[1], "share_basis": 0}
     statement = json.dumps(content).encode()
     kind = EvidenceKind.EVIDENCE_KIND_CUSTODIAN_SIGNED

@@ -107,7 +107,7 @@ def test_a_refusal_is_an_exception_with_its_reason_and_numbers(broker, request_m
     with pytest.raises(kind) as caught:
         broker.execute(request_message)
     error = caught.value
-    assert (error.reason_name, error.reason, error.attempts, error.maybe_booked) == (reason, Reason.Value(f"REASON_{reason}"), 1, False)
+    assert (error.reason_name, error.reason, error.maybe_booked) == (reason, Reason.Value(f"REASON_{reason}"), False)
     assert error.metadata[named]
     assert error.request_id
     assert str(error).startswith(f"{reason}: ")

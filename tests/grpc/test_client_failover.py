@@ -12,8 +12,6 @@ from server_process import ServerProcess
 from ledger import Ledger
 from stockledger.client import Client, new_request_id
 
-pytest.importorskip("ledger.leadership", reason="several servers on one database are not there yet")
-
 
 @pytest.mark.slow
 def test_the_leader_is_found_and_followed_through_kills(postgres):
