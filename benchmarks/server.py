@@ -129,8 +129,8 @@ def measure_server(bench: Any, funded: Any, transfers: Any, batch_of: Any, in_tu
             work = unary(UNARY, payloads, IN_FLIGHT)
             return count, caller.seconds(work, 0), caller.seconds(work, 1)
 
-        figure, limit = in_turns(bench, calls)
-        bench.add(f"TransferUnits over gRPC, {IN_FLIGHT} in flight", "transfers/s", figure, limit, "an echo by grpc.aio", share=0.7)
+        rates = in_turns(bench, calls)
+        bench.add(f"TransferUnits over gRPC, {IN_FLIGHT} in flight", "transfers/s", rates, "an echo by grpc.aio", share=0.7)
 
         for together, messages in ((1, count * 2), (100, count // 8)):
 
@@ -141,8 +141,8 @@ def measure_server(bench: Any, funded: Any, transfers: Any, batch_of: Any, in_tu
                 took = caller.seconds(stream(payloads, lambda raw, _: _acknowledged(raw) == len(wanted)), 0)
                 return len(wanted), took, caller.seconds(stream(payloads, lambda _, n: n == messages), 1)
 
-            figure, limit = in_turns(bench, streams)
-            bench.add(f"StreamTransfers, {together} a message", "transfers/s", figure, limit, "an echo of the stream", share=0.6)
+            rates = in_turns(bench, streams)
+            bench.add(f"StreamTransfers, {together} a message", "transfers/s", rates, "an echo of the stream", share=0.6)
 
         numbers = itertools.count(1)
 
@@ -154,8 +154,8 @@ def measure_server(bench: Any, funded: Any, transfers: Any, batch_of: Any, in_tu
                 books.execute(each)
             return BATCH * len(made), took, time.perf_counter() - start
 
-        figure, limit = in_turns(bench, batches)
-        bench.add("TransferBatch of 1,000 over gRPC", "legs/s", figure, limit, "the same in process", share=0.5)
+        rates = in_turns(bench, batches)
+        bench.add("TransferBatch of 1,000 over gRPC", "legs/s", rates, "the same in process", share=0.5)
 
 
 def _acknowledged(raw: bytes) -> int:
@@ -232,12 +232,10 @@ def measure_postgres(bench: Any, uri: str, funded: Any, transfers: Any, in_turns
                 books.execute_many(transfers(BATCH * calls))
             return BATCH * calls, took, copy.seconds(list(books.log.read(before, books.size)), BATCH)
 
-        figure, limit = in_turns(bench, lambda: work(pack=True))
-        bench.add(
-            "PostgreSQL, execute_many of 1,000, packed", "transfers/s", figure, limit, "a bare COPY with commit, a row each", share=0.5
-        )
-        figure, limit = in_turns(bench, lambda: work(pack=False))
-        bench.add("PostgreSQL, an entry each", "transfers/s", figure, limit, "a bare COPY with commit")
+        rates = in_turns(bench, lambda: work(pack=True))
+        bench.add("PostgreSQL, execute_many of 1,000, packed", "transfers/s", rates, "a bare COPY with commit, a row each", share=0.5)
+        rates = in_turns(bench, lambda: work(pack=False))
+        bench.add("PostgreSQL, an entry each", "transfers/s", rates, "a bare COPY with commit")
         some = list(books.log.read(books.size - BATCH * calls, books.size))
         topics, stored = [entry[1] for entry in some], [entry[2] for entry in some]
 
@@ -253,8 +251,8 @@ def measure_postgres(bench: Any, uri: str, funded: Any, transfers: Any, in_turns
             took = time.perf_counter() - start
             return len(stored), took, copy.seconds(some, BATCH)
 
-        figure, limit = in_turns(bench, append)
-        bench.add("PostgreSQL, the log alone, 1,000 a flush", "entries/s", figure, limit, "a bare COPY with commit", share=0.5)
+        rates = in_turns(bench, append)
+        bench.add("PostgreSQL, the log alone, 1,000 a flush", "entries/s", rates, "a bare COPY with commit", share=0.5)
 
 
 if __name__ == "__main__":
