@@ -118,9 +118,9 @@ def _settled(client: RpcClient, address: Pubkey, through_slot: int) -> tuple[int
 
     Nodes may answer a finalised read with newer state. What changed an account names it, so its newest transaction tells.
     """
-    newest = client.signatures(address, limit=1)
+    newest = client.newest_signature(address)
     slot, account = client.account(address)
-    if client.signatures(address, limit=1) != newest or (newest and newest[0].slot > through_slot):
+    if client.newest_signature(address) != newest or (newest is not None and newest.slot > through_slot):
         return None
     return slot, account
 

@@ -56,9 +56,13 @@ class PlannedTransaction:
 
     @property
     def fee_lamports_max(self) -> int:
-        """Return what it costs: 5000 lamports a signature, and the priority fee on the limit, rounded up."""
-        signatures: int = Message.from_bytes(self.message).header.num_required_signatures
-        return signatures * 5000 + -(-self.compute_units * self.microlamports // 1_000_000)
+        return fee_lamports_max(self.message, self.compute_units, self.microlamports)
+
+
+def fee_lamports_max(message: bytes, compute_units: int, microlamports: int) -> int:
+    """Return what a transaction costs: 5000 lamports a signature, and the priority fee on the limit, rounded up."""
+    signatures: int = Message.from_bytes(message).header.num_required_signatures
+    return signatures * 5000 + -(-compute_units * microlamports // 1_000_000)
 
 
 def memo_text(instruction_id: str) -> str:

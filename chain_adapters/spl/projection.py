@@ -1,0 +1,232 @@
+"""From the ledger's instructions to steps on chain: which accounts, which keys, and what the chain would say, all from what it holds.
+
+MINT              open the destination's account if need be, mint
+BURN              burn by the permanent delegate, from as many accounts of the owner as it takes
+FORCE_TRANSFER    the same, transferring; from a frozen account: thaw, transfer, freeze
+SEND              transfer, signed by our wallet
+FREEZE            open the account if need be, then freeze it: an owner without one cannot receive unseen
+PAUSE             Token-2022 has one pause for transfer, mint and burn: any operation pauses all
+SET_MULTIPLIER    schedule the binary64 nearest to it
+ANCHOR_CHECKPOINT a memo signed by the reporter
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from solders.instruction import AccountMeta
+from solders.instruction import Instruction as ChainInstruction
+from solders.pubkey import Pubkey
+
+from chain_adapters.spl import programs, token_2022
+from chain_adapters.spl.account_layout import Mint, TokenAccount
+from chain_adapters.spl.addresses import MEMO_PROGRAM
+from chain_adapters.spl.multiplier import encode_multiplier
+from stockledger.v1.chains_pb2 import ChainFailure, Instruction, InstructionKind
+
+CAPABLE: Final = frozenset(
+    {
+        InstructionKind.INSTRUCTION_KIND_MINT,
+        InstructionKind.INSTRUCTION_KIND_BURN,
+        InstructionKind.INSTRUCTION_KIND_FORCE_TRANSFER,
+        InstructionKind.INSTRUCTION_KIND_SEND,
+        InstructionKind.INSTRUCTION_KIND_FREEZE,
+        InstructionKind.INSTRUCTION_KIND_PAUSE,
+        InstructionKind.INSTRUCTION_KIND_SET_MULTIPLIER,
+        InstructionKind.INSTRUCTION_KIND_ANCHOR_CHECKPOINT,
+    }
+)
+_MOVES: Final = frozenset(
+    {
+        InstructionKind.INSTRUCTION_KIND_MINT,
+        InstructionKind.INSTRUCTION_KIND_BURN,
+        InstructionKind.INSTRUCTION_KIND_FORCE_TRANSFER,
+        InstructionKind.INSTRUCTION_KIND_SEND,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The token accounts of one owner, the associated one first, whether it is there or not."""
+
+    owner: Pubkey
+    associated: Pubkey
+    accounts: Mapping[Pubkey, TokenAccount]
+
+    @property
+    def is_open(self) -> bool:
+        return self.associated in self.accounts
+
+    @property
+    def is_frozen(self) -> bool:
+        return self.is_open and self.accounts[self.associated].is_frozen
+
+    @property
+    def units(self) -> int:
+        return sum(account.units for account in self.accounts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class TokenState:
+    """A token as an answer of the node has it: the mint, the time there, and the holders that instructions name."""
+
+    address: Pubkey
+    mint: Mint
+    time: int
+    holders: Mapping[str, Holder]
+    """By account, CAIP-10."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doing:
+    """What an instruction comes to, and the keys that must sign it beside the fee payer."""
+
+    instructions: tuple[ChainInstruction, ...]
+    signers: tuple[Pubkey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """The chain will not do it: `for_ever` where nothing but another decision helps."""
+
+    failure: ChainFailure.ValueType
+    text: str
+    for_ever: bool
+
+
+class Satisfied:
+    """The chain is where a target wants it."""
+
+
+Outcome = Doing | Unfit | Satisfied
+
+
+def carry_out(instruction: Instruction, token: TokenState | None, payer: Pubkey, reporter: Pubkey | None) -> Outcome:
+    """Return what an instruction comes to on chain as it stands."""
+    if instruction.kind == InstructionKind.INSTRUCTION_KIND_ANCHOR_CHECKPOINT:
+        if reporter is None:
+            return _without_role("no key reports here")
+        signature = AccountMeta(reporter, is_signer=True, is_writable=False)
+        return Doing((ChainInstruction(MEMO_PROGRAM, instruction.note, [signature]),), (reporter,))
+    assert token is not None, "only a checkpoint has no token"
+    if instruction.kind in _MOVES:
+        return _move(instruction, token, payer)
+    match instruction.kind:
+        case InstructionKind.INSTRUCTION_KIND_FREEZE:
+            return _freeze(instruction, token, payer)
+        case InstructionKind.INSTRUCTION_KIND_PAUSE:
+            return _pause(instruction, token)
+        case InstructionKind.INSTRUCTION_KIND_SET_MULTIPLIER:
+            return _set_multiplier(instruction, token)
+        case _:
+            raise AssertionError(f"instruction {instruction.instruction} was not refused for its kind {instruction.kind}")
+
+
+def _move(instruction: Instruction, token: TokenState, payer: Pubkey) -> Outcome:
+    mint, units = token.mint, int(instruction.raw)
+    if mint.is_paused:
+        return Unfit(ChainFailure.CHAIN_FAILURE_PAUSED, "the mint is paused", for_ever=False)
+    if mint.transfer_hook_program is not None and instruction.kind != InstructionKind.INSTRUCTION_KIND_BURN:
+        return Unfit(ChainFailure.CHAIN_FAILURE_OTHER, f"the mint has a transfer hook, {mint.transfer_hook_program}", for_ever=False)
+    opening: list[ChainInstruction] = []
+    destination = token.holders.get(instruction.destination)
+    if destination is not None:
+        if destination.is_frozen or (not destination.is_open and mint.default_account_state is token_2022.AccountState.FROZEN):
+            return Unfit(ChainFailure.CHAIN_FAILURE_ACCOUNT_BARRED, f"{destination.associated} is frozen", for_ever=True)
+        if not destination.is_open:
+            opening.append(programs.create_associated_account(payer, destination.owner, token.address))
+    if instruction.kind == InstructionKind.INSTRUCTION_KIND_MINT:
+        if mint.mint_authority is None:
+            return _without_role("the mint has no minter any more")
+        assert destination is not None, "a mint has a destination"
+        minted = token_2022.mint_to(token.address, destination.associated, mint.mint_authority, units=units, decimals=mint.decimals)
+        return Doing((*opening, minted), (mint.mint_authority,))
+    source = token.holders[instruction.source]
+    if source.units < units:
+        return Unfit(
+            ChainFailure.CHAIN_FAILURE_UNITS_INSUFFICIENT, f"{source.owner} has {source.units} raw units, not {units}", for_ever=True
+        )
+    if instruction.kind == InstructionKind.INSTRUCTION_KIND_SEND:
+        if source.is_frozen:
+            return Unfit(ChainFailure.CHAIN_FAILURE_ACCOUNT_BARRED, f"{source.associated} is frozen", for_ever=True)
+        return _take(token, source, destination, units, source.owner, opening=opening)
+    if mint.permanent_delegate is None:
+        return _without_role("the mint has no permanent delegate")
+    return _take(token, source, destination, units, mint.permanent_delegate, opening=opening)
+
+
+def _take(
+    token: TokenState, source: Holder, destination: Holder | None, units: int, authority: Pubkey, *, opening: Sequence[ChainInstruction]
+) -> Outcome:
+    """Take units from an owner's accounts, the associated one first, and give them to a destination or burn them."""
+    instructions, signers, missing = list(opening), [authority], units
+    in_order = sorted(source.accounts.items(), key=lambda item: (item[0] != source.associated, bytes(item[0])))
+    for address, account in in_order:
+        taken = min(account.units, missing)
+        if taken == 0:
+            continue
+        missing -= taken
+        sums = {"units": taken, "decimals": token.mint.decimals}
+        if destination is None:
+            moved = token_2022.burn(token.address, address, authority, **sums)
+        else:
+            moved = token_2022.transfer(token.address, address, destination.associated, authority, **sums)
+        if not account.is_frozen:
+            instructions.append(moved)
+            continue
+        guard = token.mint.freeze_authority
+        if guard is None:
+            return _without_role(f"{address} is frozen, and nobody may thaw it any more")
+        instructions += [token_2022.thaw(token.address, address, guard), moved, token_2022.freeze(token.address, address, guard)]
+        if guard not in signers:
+            signers.append(guard)
+    assert missing == 0, "the owner has enough"
+    return Doing(tuple(instructions), tuple(signers))
+
+
+def _freeze(instruction: Instruction, token: TokenState, payer: Pubkey) -> Outcome:
+    holder, guard = token.holders[instruction.source], token.mint.freeze_authority
+    wrong = [address for address, account in holder.accounts.items() if account.is_frozen != instruction.frozen]
+    if not wrong and (holder.is_open or not instruction.frozen):
+        return Satisfied()
+    if guard is None:
+        return _without_role("the mint has no freeze authority any more")
+    change = token_2022.freeze if instruction.frozen else token_2022.thaw
+    instructions = [change(token.address, address, guard) for address in sorted(wrong, key=bytes)]
+    if instruction.frozen and not holder.is_open:
+        opened = [programs.create_associated_account(payer, holder.owner, token.address)]
+        if token.mint.default_account_state is not token_2022.AccountState.FROZEN:
+            opened.append(token_2022.freeze(token.address, holder.associated, guard))
+        instructions = [*opened, *instructions]
+    return Doing(tuple(instructions), (guard,))
+
+
+def _pause(instruction: Instruction, token: TokenState) -> Outcome:
+    paused = bool(instruction.operations)
+    if token.mint.is_paused == paused:
+        return Satisfied()
+    authority = token.mint.pause_authority
+    if authority is None:
+        return _without_role("nobody may pause the mint")
+    change = token_2022.pause if paused else token_2022.resume
+    return Doing((change(token.address, authority),), (authority,))
+
+
+def _set_multiplier(instruction: Instruction, token: TokenState) -> Outcome:
+    scaled, authority = token.mint.scaled_ui_amount, token.mint.scaled_ui_amount_authority
+    bits, effective_time = encode_multiplier(int(instruction.multiplier)), instruction.effective_time.ToSeconds()
+    if scaled is not None:
+        announced = scaled.next == bits and scaled.next_effective_time == max(effective_time, 0)
+        in_force = effective_time <= token.time and scaled.at(token.time) == bits and scaled.next_effective_time <= token.time
+        if announced or in_force:
+            return Satisfied()
+    if scaled is None or authority is None:
+        return _without_role("nobody may change the multiplier")
+    return Doing((token_2022.update_multiplier(token.address, authority, bits, effective_time),), (authority,))
+
+
+def _without_role(text: str) -> Unfit:
+    return Unfit(ChainFailure.CHAIN_FAILURE_KEY_WITHOUT_ROLE, text, for_ever=False)

@@ -1,0 +1,463 @@
+"""The adapter's verbs on a real node: from instructions to what the reader reports of them, and nothing twice."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from solders.keypair import Keypair
+from spl_chain import Token, wait_for
+
+from chain_adapters.protocol import (
+    ChainIncapable,
+    ChainSettings,
+    ChainUnavailable,
+    DeploymentUnfit,
+    FateKind,
+    FundsInsufficient,
+    HistoryChanged,
+    KeyMissing,
+    NodeUnfit,
+    ProjectionState,
+)
+from chain_adapters.spl import token_2022
+from chain_adapters.spl.adapter import connect
+from chain_adapters.spl.addresses import chain_id
+from chain_adapters.spl.multiplier import SCALE, encode_multiplier
+from ledger import LedgerError
+from stockledger.v1.chains_pb2 import (
+    ChainFailure,
+    ChainKey,
+    ChainKeyRole,
+    ChainPosition,
+    DeathProof,
+    Deployment,
+    Instruction,
+    InstructionKind,
+    ObservationKind,
+    OpenTransaction,
+)
+from stockledger.v1.common_pb2 import Operation
+
+ROLES = {
+    "payer": [ChainKeyRole.CHAIN_KEY_ROLE_FEE_PAYER],
+    "minter": [ChainKeyRole.CHAIN_KEY_ROLE_MINTER],
+    "guard": [ChainKeyRole.CHAIN_KEY_ROLE_ENFORCER, ChainKeyRole.CHAIN_KEY_ROLE_PAUSER],
+    "delegate": [ChainKeyRole.CHAIN_KEY_ROLE_BURNER, ChainKeyRole.CHAIN_KEY_ROLE_ENFORCER],
+    "scaler": [ChainKeyRole.CHAIN_KEY_ROLE_MULTIPLIER],
+    "reporter": [ChainKeyRole.CHAIN_KEY_ROLE_REPORTER],
+}
+MINT, BURN, FORCE, FREEZE, PAUSE, MULTIPLIER, ANCHOR, SEND = (
+    (getattr(InstructionKind, f"INSTRUCTION_KIND_{kind}"), getattr(ChainKeyRole, f"CHAIN_KEY_ROLE_{role}"))
+    for kind, role in [
+        ("MINT", "MINTER"),
+        ("BURN", "BURNER"),
+        ("FORCE_TRANSFER", "ENFORCER"),
+        ("FREEZE", "ENFORCER"),
+        ("PAUSE", "PAUSER"),
+        ("SET_MULTIPLIER", "MULTIPLIER"),
+        ("ANCHOR_CHECKPOINT", "REPORTER"),
+        ("SEND", "WALLET"),
+    ]
+)
+
+
+class NamedSigner:
+    def __init__(self, chain, signer):
+        self.account = f"{chain}:{signer.public_key}"
+        self.sign = signer.sign
+
+
+class World:
+    """A token, an adapter, and what the log would know: open transactions and the cursor."""
+
+    def __init__(self, chain, **options):
+        self.node = chain
+        self.token = Token(chain)
+        self.chain = chain_id(chain.client.genesis_hash())
+        self.keys = {"payer": chain.key(10_000_000_000), "reporter": chain.key()}
+        self.keys |= {name: getattr(self.token, name) for name in ("minter", "guard", "delegate", "scaler")}
+        named = [NamedSigner(self.chain, signer) for signer in self.keys.values()]
+        options = {"ledger": "acme", "nonces": "4", **options}
+        self.settings = ChainSettings(self.chain, (chain.node.rpc_url,), {one.account: one for one in named}, options=options)
+        self.adapter = connect(self.settings)
+        chain_keys = [ChainKey(key=f"{self.chain}:{self.keys[name].public_key}", roles=roles) for name, roles in ROLES.items()]
+        self.caip19 = f"{self.chain}/token:{self.token.mint}"
+        self.deployment = Deployment(chain=self.chain, instrument="AAPLx", token=self.caip19, decimals=8)
+        self.chain_keys = chain_keys
+        self.open: list[OpenTransaction] = []
+        self.adapter.open_nonce_accounts(self.keys["payer"].public_key)
+        self.node.wait_final(chain.client.latest_slot())
+        self.cursor = self.adapter.finalised()
+        self.number = 0
+
+    @property
+    def state(self):
+        return ProjectionState([self.deployment], self.chain_keys, self.open, self.cursor)
+
+    def account(self, owner):
+        return f"{self.chain}:{owner}"
+
+    def instruction(self, what, units=0, source=None, destination=None, **more):
+        kind, role = what
+        self.number += 1
+        return Instruction(
+            instruction=f"{self.number}-0",
+            chain=self.chain,
+            instrument="AAPLx",
+            token=self.caip19,
+            kind=kind,
+            role=role,
+            units=units,
+            raw=str(units),
+            source="" if source is None else self.account(source),
+            destination="" if destination is None else self.account(destination),
+            **more,
+        )
+
+    def record(self, *instructions):
+        """Prepare, and record as the ledger would."""
+        prepared = self.adapter.prepare(instructions, self.state)
+        for transaction in prepared.transactions:
+            self.open.append(OpenTransaction(chain=self.chain, versions=[transaction], cursor_number=self.cursor.number))
+        return prepared
+
+    def carry_out(self, *instructions):
+        """Record, send and read until all of it is final; return everything read."""
+        prepared = self.record(*instructions)
+        assert not prepared.refusals and not prepared.waiting, prepared
+        for one in self.open:
+            self.adapter.send(one.versions[-1])
+        return self.read_until_landed()
+
+    def read_until_landed(self):
+        observations, landed = [], []
+
+        def step():
+            read = self.adapter.read(self.cursor, [self.deployment], self.open)
+            if read is not None:
+                self.cursor = read.through
+                observations.extend(read.observations)
+                landed.extend(read.landed)
+                done = {one.sequence.one_time_value.value for one in read.landed}
+                self.open[:] = [one for one in self.open if one.versions[0].sequence.one_time_value.value not in done]
+            return not self.open
+
+        wait_for(step)
+        return observations, landed
+
+    def units(self, *owners):
+        measured = self.adapter.measure(self.deployment, [self.account(owner) for owner in owners], self.cursor)
+        return [int(figure.raw) for figure in measured.figures]
+
+
+@pytest.fixture
+def world(chain):
+    world = World(chain)
+    yield world
+    world.adapter.close()
+
+
+@pytest.fixture
+def alice():
+    return Keypair().pubkey()
+
+
+@pytest.fixture
+def bob():
+    return Keypair().pubkey()
+
+
+def kinds(observations):
+    return [ObservationKind.Name(one.kind).removeprefix("OBSERVATION_KIND_") for one in observations]
+
+
+def test_what_the_chain_and_the_token_can_do(world):
+    described = world.adapter.describe()
+    assert (described.chain, described.instructions_per_transaction_max) == (world.chain, 12)
+    assert described.node.startswith("solana-core ")
+    assert world.adapter.inspect(world.deployment) == described.capabilities
+    for change, words in [
+        ({"decimals": 6}, "has 8 decimals, registered are 6"),
+        ({"token": f"{world.chain}/token:{Keypair().pubkey()}"}, "no mint of Token-2022"),
+        ({"token": f"{world.chain}/erc20:{Keypair().pubkey()}"}, "is no token here"),
+        ({"token": f"{world.chain}/token:abc"}, "base58 of 32 bytes"),
+    ]:
+        other = Deployment()
+        other.CopyFrom(world.deployment)
+        for name, value in change.items():
+            setattr(other, name, value)
+        with pytest.raises(DeploymentUnfit, match=words):
+            world.adapter.inspect(other)
+
+
+def test_accounts_are_checked_without_asking_anybody(world, alice):
+    assert world.adapter.check_account(world.account(alice)) == world.account(alice)
+    for wrong in (f"eip155:1:{alice}", f"{world.chain}:abc", f"{world.chain}:{alice}1", str(alice), ""):
+        with pytest.raises(LedgerError) as refused:
+            world.adapter.check_account(wrong)
+        assert refused.value.reason_name in ("FIELD_MALFORMED", "FIELD_MISSING")
+
+
+def test_mint_burn_and_forced_transfer_happen_once_and_are_read_as_ours(world, alice, bob):
+    first = world.instruction(MINT, 1_000, destination=alice)
+    observations, landed = world.carry_out(first)
+    [seen] = [one for one in observations if one.kind == ObservationKind.OBSERVATION_KIND_MINT]
+    assert (seen.instruction, seen.destination, seen.raw, seen.token) == (first.instruction, world.account(alice), "1000", world.caip19)
+    assert (len(landed), landed[0].failure, landed[0].transaction) == (1, 0, seen.transaction)
+    forced, burned = world.instruction(FORCE, 300, alice, bob), world.instruction(BURN, 100, source=alice)
+    observations, [landed] = world.carry_out(forced, burned)
+    assert kinds(observations) == ["TRANSFER", "BURN"]
+    assert [one.instruction for one in observations] == [forced.instruction, burned.instruction]
+    assert world.units(alice, bob) == [900, 600, 300]
+
+
+def test_a_recorded_transaction_sent_again_and_again_by_others_too_lands_once(world, alice):
+    world.record(world.instruction(MINT, 5, destination=alice))
+    [recorded] = world.open
+    assert world.adapter.fate(recorded, world.cursor).kind is FateKind.UNSEEN
+    other = connect(world.settings)
+    for _ in range(3):
+        world.adapter.send(recorded.versions[0])
+        other.send(recorded.versions[0])
+    assert wait_for(lambda: world.adapter.fate(recorded, world.adapter.finalised()).kind is FateKind.LANDED)
+    _, [landed] = world.read_until_landed()
+    assert landed.payload_digest == hashlib.sha256(recorded.versions[0].payload).digest()
+    world.adapter.send(recorded.versions[0])
+    assert world.units(alice) == [5, 5]
+    other.close()
+
+
+def test_two_calls_with_one_state_give_the_same_sequences(world, alice):
+    instruction = world.instruction(MINT, 5, destination=alice)
+    first, second = (world.adapter.prepare([instruction], world.state) for _ in range(2))
+    assert first == second
+    world.record(instruction)
+    third = world.adapter.prepare([world.instruction(MINT, 6, destination=alice)], world.state)
+    assert third.transactions[0].sequence != first.transactions[0].sequence
+
+
+def test_many_instructions_share_transactions_as_far_as_nonces_go(world):
+    owners = [Keypair().pubkey() for _ in range(40)]
+    instructions = [world.instruction(MINT, place + 1, destination=owner) for place, owner in enumerate(owners)]
+    prepared = world.adapter.prepare(instructions, world.state)
+    taken = [number for one in prepared.transactions for number in one.instructions]
+    assert len(prepared.transactions) == 4
+    assert taken == [one.instruction for one in instructions[: len(taken)]]
+    assert 16 <= len(taken) < 40
+    observations, landed = world.carry_out(*instructions)
+    assert len(landed) == 4
+    minted = [(one.instruction, one.raw) for one in observations if one.kind == ObservationKind.OBSERVATION_KIND_MINT]
+    assert sorted(minted) == sorted((one.instruction, one.raw) for one in instructions[: len(taken)])
+    assert world.units(*owners[: len(taken)]) == [sum(range(1, len(taken) + 1)), *range(1, len(taken) + 1)]
+
+
+def test_one_that_failed_in_company_goes_alone(world, alice):
+    marked = world.instruction(MINT, 1, destination=alice, failure=ChainFailure.CHAIN_FAILURE_IN_COMPANY)
+    others = [world.instruction(MINT, 1, destination=alice) for _ in range(2)]
+    prepared = world.adapter.prepare([others[0], marked, others[1]], world.state)
+    in_order = [others[0], marked, others[1]]
+    assert [list(one.instructions) for one in prepared.transactions] == [[one.instruction] for one in in_order]
+
+
+def test_freezing_and_seizing(world, alice, bob):
+    world.carry_out(world.instruction(MINT, 1_000, destination=alice))
+    freeze = world.instruction(FREEZE, source=alice, frozen=True)
+    observations, _ = world.carry_out(freeze)
+    assert [(one.kind, one.value, one.instruction, one.source) for one in observations] == [
+        (ObservationKind.OBSERVATION_KIND_FREEZE, "true", freeze.instruction, world.account(alice))
+    ]
+    again = world.instruction(FREEZE, source=alice, frozen=True)
+    assert world.record(again).satisfied == (again.instruction,)
+    barred = world.instruction(MINT, 1, destination=alice)
+    [refused] = world.record(barred).refusals
+    assert (refused.instruction, refused.failure) == (barred.instruction, ChainFailure.CHAIN_FAILURE_ACCOUNT_BARRED)
+    observations, _ = world.carry_out(world.instruction(FORCE, 400, alice, bob))
+    assert kinds(observations) == ["TRANSFER"]  # the thaw and freeze around it change nothing that lasts
+    assert world.token.account(world.token.open(alice)).is_frozen
+    assert world.units(alice, bob) == [1_000, 600, 400]
+    observations, _ = world.carry_out(world.instruction(FREEZE, source=alice, frozen=False))
+    assert [one.value for one in observations] == ["false"]
+
+
+def test_an_owner_without_an_account_is_frozen_all_the_same(world, alice):
+    nothing = world.instruction(FREEZE, source=alice, frozen=False)
+    assert world.record(nothing).satisfied == (nothing.instruction,)
+    observations, _ = world.carry_out(world.instruction(FREEZE, source=alice, frozen=True))
+    assert kinds(observations) == ["FREEZE"]
+    barred = world.instruction(MINT, 1, destination=alice)
+    assert [one.instruction for one in world.record(barred).refusals] == [barred.instruction]
+
+
+def test_the_pause_makes_movements_wait_and_enforcement_not(world, alice):
+    world.carry_out(world.instruction(MINT, 10, destination=alice))
+    observations, _ = world.carry_out(world.instruction(PAUSE, operations=[Operation.OPERATION_TRANSFER]))
+    assert [sorted(one.operations) for one in observations] == [[1, 2, 3]]
+    waiting = [world.instruction(MINT, 1, destination=alice), world.instruction(BURN, 1, source=alice)]
+    assert world.record(*waiting).waiting == {one.instruction: ChainFailure.CHAIN_FAILURE_PAUSED for one in waiting}
+    world.carry_out(world.instruction(FREEZE, source=alice, frozen=True))
+    observations, _ = world.carry_out(world.instruction(PAUSE))
+    assert (kinds(observations), list(observations[0].operations)) == (["PAUSE"], [])
+
+
+def test_a_multiplier_is_announced_and_read_back(world):
+    soon = Timestamp(seconds=world.node.clock() + 5_000)
+    instruction = world.instruction(MULTIPLIER, multiplier=str(SCALE // 40), effective_time=soon)
+    [seen], _ = world.carry_out(instruction)
+    assert (seen.kind, seen.instruction) == (ObservationKind.OBSERVATION_KIND_MULTIPLIER, instruction.instruction)
+    assert (seen.value, seen.effective_time) == ("25000000000000001", soon)
+    assert seen.encoding == encode_multiplier(SCALE // 40).to_bytes(8, "little")
+    again = world.instruction(MULTIPLIER, multiplier=str(SCALE // 40), effective_time=soon)
+    assert world.record(again).satisfied == (again.instruction,)
+
+
+def test_a_checkpoint_is_kept(world):
+    anchored = world.instruction(ANCHOR, note=b"example.com/acme\n70000\nmqjx0gXlB...=\n")
+    anchored.token = anchored.instrument = ""
+    observations, [landed] = world.carry_out(anchored)
+    assert (observations, landed.failure) == ([], 0)
+
+
+def test_what_others_do_is_read_as_theirs(world, alice):
+    world.carry_out(world.instruction(MINT, 10, destination=alice))
+    world.token.holder(units=7)  # behind the ledger's back
+    successor = world.node.key().public_key
+    handed = token_2022.set_authority(world.token.mint, token_2022.AuthorityKind.FREEZE, world.token.guard.public_key, successor)
+    landed = world.node.run([handed], world.token.guard)
+    observed = []
+
+    def read():
+        one = world.adapter.read(world.cursor, [world.deployment], [])
+        if one is not None:
+            observed.extend(one.observations)
+            world.cursor = one.through
+        return world.cursor.number >= landed.slot
+
+    wait_for(read)
+    assert kinds(observed) == ["MINT", "AUTHORITY"]
+    assert [one.instruction for one in observed] == ["", ""]
+    assert (observed[1].subject, observed[1].value) == ("freeze", str(successor))
+    freeze = world.instruction(FREEZE, source=alice, frozen=True)
+    assert world.record(freeze).waiting == {freeze.instruction: ChainFailure.CHAIN_FAILURE_KEY_WITHOUT_ROLE}
+
+
+def test_a_transaction_that_fails_says_why(world, alice):
+    """The holder is frozen after the mint was recorded and before it lands."""
+    account = world.token.open(alice)
+    world.record(world.instruction(MINT, 5, destination=alice))
+    assert world.node.run([token_2022.freeze(world.token.mint, account, world.token.guard.public_key)], world.token.guard).error is None
+    world.adapter.send(world.open[0].versions[0])
+    observations, [landed] = world.read_until_landed()
+    assert kinds(observations) == ["FREEZE"]
+    assert landed.failure == ChainFailure.CHAIN_FAILURE_ACCOUNT_BARRED
+    assert "0x11 (account is frozen)" in landed.failure_text
+    assert world.units(alice) == [0, 0]
+
+
+def test_dead_with_its_proof_and_cancelled_on_purpose(world, alice):
+    world.record(world.instruction(MINT, 5, destination=alice))
+    recorded = world.open.pop()
+    cancelling = world.adapter.replace(recorded, cancel=True)
+    assert (list(cancelling.instructions), cancelling.sequence, cancelling.replacement) == ([], recorded.versions[0].sequence, True)
+    world.adapter.send(cancelling)
+    final = wait_for(lambda: (f := world.adapter.fate(recorded, world.adapter.finalised())).kind is FateKind.DEAD and f)
+    assert final.death.proof == DeathProof.DEATH_PROOF_VALUE_ADVANCED
+    assert final.death.sequence == recorded.versions[0].sequence
+    world.adapter.send(recorded.versions[0])
+    both = OpenTransaction(chain=world.chain, versions=[recorded.versions[0], cancelling], cursor_number=recorded.cursor_number)
+    assert world.adapter.fate(both, world.adapter.finalised()).kind is FateKind.LANDED
+    assert world.units(alice) == [0, 0]
+
+
+def test_a_higher_fee_only_where_the_chain_asks_for_it(chain, world, alice):
+    world.record(world.instruction(MINT, 5, destination=alice))
+    assert world.adapter.replace(world.open[0]) is None
+    dearer = connect(ChainSettings(world.chain, world.settings.urls, world.settings.signers, options={"priority_microlamports": "5000"}))
+    assert dearer.fate(world.open[0], world.cursor).underpriced
+    version = dearer.replace(world.open[0])
+    assert (version.replacement, version.sequence) == (True, world.open[0].versions[0].sequence)
+    assert int(version.fee_max) > int(world.open[0].versions[0].fee_max)
+    first = world.open[0].versions[0].payload
+    world.open[0].versions.append(version)
+    assert dearer.replace(world.open[0]) is None
+    world.adapter.send(world.open[0].versions[0])
+    world.adapter.send(version)
+    _, [landed] = world.read_until_landed()
+    assert landed.payload_digest == hashlib.sha256(first).digest()
+    assert world.units(alice) == [5, 5]
+    dearer.close()
+
+
+def test_ranges_end_at_whole_slots_and_begin_each_other(world, alice):
+    start = world.cursor
+    for units in (1, 2, 3):
+        world.carry_out(world.instruction(MINT, units, destination=alice))
+    whole = world.adapter.read(start, [world.deployment], [])
+    cut = world.adapter.read(start, [world.deployment], [], observations_max=2)
+    assert [one.raw for one in whole.observations] == ["1", "2", "3"]
+    assert [one.raw for one in cut.observations] == ["1", "2"]
+    rest = world.adapter.read(cut.through, [world.deployment], [])
+    assert [one.raw for one in rest.observations] == ["3"]
+    limited = world.adapter.read(start, [world.deployment], [], through_number=cut.through.number)
+    assert list(limited.observations) == list(cut.observations)
+    assert world.adapter.read(world.adapter.finalised(), [world.deployment], []) is None or world.adapter.finalised()
+
+
+def test_another_hash_at_the_cursor_is_named(world):
+    wrong = ChainPosition(number=world.cursor.number, hash="4uQeVj5tqViQh7yWWGStvkEG1Zmhx6uasJtWCJziofM")
+    wait_for(lambda: world.adapter.finalised().number > wrong.number)
+    with pytest.raises(HistoryChanged, match=f"at {wrong.number} the ledger has 4uQeVj5"):
+        world.adapter.read(wrong, [world.deployment], [])
+
+
+def test_what_the_chain_cannot_do(world, alice):
+    for kind in ("SET_ALLOTMENT", "REPORT_RESERVE", "FREEZE_UNITS"):
+        asked = world.instruction((getattr(InstructionKind, f"INSTRUCTION_KIND_{kind}"), 0), source=alice)
+        with pytest.raises(ChainIncapable, match=f"INSTRUCTION_KIND_{kind}"):
+            world.adapter.prepare([asked], world.state)
+
+
+def test_too_few_units_are_refused_once_that_is_final(world, alice):
+    world.carry_out(world.instruction(MINT, 10, destination=alice))
+    short = world.instruction(BURN, 11, source=alice)
+    [refused] = world.record(short).refusals
+    assert (refused.failure, refused.failure_text) == (ChainFailure.CHAIN_FAILURE_UNITS_INSUFFICIENT, f"{alice} has 10 raw units, not 11")
+    enough = world.adapter.prepare([world.instruction(BURN, 10, source=alice)], world.state)
+    assert (len(enough.transactions), enough.refusals) == (1, ())
+
+
+def test_keys_and_coin(world, alice):
+    mint = world.instruction(MINT, 10, destination=alice)
+    without = connect(ChainSettings(world.chain, world.settings.urls, {}, options=world.settings.options))
+    with contextlib.closing(without), pytest.raises(KeyMissing, match=str(world.token.minter.public_key)):
+        without.prepare([mint], world.state)
+    retired = [ChainKey(key=key.key, roles=key.roles, retired=ChainKeyRole.CHAIN_KEY_ROLE_MINTER in key.roles) for key in world.chain_keys]
+    state = ProjectionState([world.deployment], retired, [], world.cursor)
+    assert world.adapter.prepare([mint], state).waiting == {mint.instruction: ChainFailure.CHAIN_FAILURE_KEY_WITHOUT_ROLE}
+    poor = World(world.node, priority_microlamports="1000000", priority_max="1000000000000")
+    poor.adapter._price_min = 10**12
+    with contextlib.closing(poor.adapter), pytest.raises(FundsInsufficient, match="needed"):
+        poor.adapter.prepare([poor.instruction(MINT, 10, destination=alice)], poor.state)
+
+
+def test_a_node_of_another_chain_and_no_node_at_all(world):
+    other = connect(ChainSettings("solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp", world.settings.urls))
+    with contextlib.closing(other), pytest.raises(NodeUnfit, match="is one of"):
+        other.describe()
+    with contextlib.closing(connect(ChainSettings(world.chain, ("http://127.0.0.1:9", *world.settings.urls)))) as nobody:
+        nobody._clients[0]._pause = lambda _seconds: None
+        with pytest.raises(ChainUnavailable):
+            nobody.finalised()
+        assert nobody.finalised().number > 0  # the next node stands in
+
+
+def test_finality_never_falls(world):
+    numbers = []
+    for _ in range(20):
+        numbers.append(world.adapter.finalised().number)
+        time.sleep(0.01)
+    assert numbers == sorted(numbers)
+    assert numbers[-1] <= world.node.client.finalized_slot()
