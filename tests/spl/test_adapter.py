@@ -7,6 +7,7 @@ import hashlib
 import time
 
 import pytest
+from fault_proxy import FAULTS, fault_proxy
 from google.protobuf.timestamp_pb2 import Timestamp
 from solders.keypair import Keypair
 from spl_chain import Token, wait_for
@@ -196,7 +197,7 @@ def test_what_the_chain_and_the_token_can_do(world):
 
 def test_accounts_are_checked_without_asking_anybody(world, alice):
     assert world.adapter.check_account(world.account(alice)) == world.account(alice)
-    for wrong in (f"eip155:1:{alice}", f"{world.chain}:abc", f"{world.chain}:{alice}1", str(alice), ""):
+    for wrong in (f"eip155:1:{alice}", f"{world.chain}:abc", f"{world.chain}:{alice}111", str(alice), ""):
         with pytest.raises(LedgerError) as refused:
             world.adapter.check_account(wrong)
         assert refused.value.reason_name in ("FIELD_MALFORMED", "FIELD_MISSING")
@@ -461,3 +462,44 @@ def test_finality_never_falls(world):
         time.sleep(0.01)
     assert numbers == sorted(numbers)
     assert numbers[-1] <= world.node.client.finalized_slot()
+
+
+def patiently(call):
+    """Ask again where the adapter says that this can help, as its workers do."""
+    for _ in range(20):
+        with contextlib.suppress(ChainUnavailable):
+            return call()
+    raise AssertionError("unavailable 20 times over")
+
+
+def test_a_fifth_of_all_calls_spoiled_comes_to_the_same_end(world, alice, bob):
+    with fault_proxy(world.node.node.rpc_url, share=0.2, seed=20_261_122) as proxy:
+        adapter = connect(ChainSettings(world.chain, (proxy.url,), world.settings.signers, options=world.settings.options))
+        adapter._clients[0]._pause = lambda _seconds: None
+        world.adapter.close()
+        world.adapter, observed = adapter, []
+
+        def send_and_read():
+            for one in world.open:
+                patiently(lambda one=one: adapter.send(one.versions[-1]))
+            read = patiently(lambda: adapter.read(world.cursor, [world.deployment], world.open))
+            if read is not None:
+                world.cursor = read.through
+                observed.extend(read.observations)
+                done = {landed.sequence.one_time_value.value for landed in read.landed}
+                assert all(landed.failure == 0 for landed in read.landed)
+                world.open[:] = [one for one in world.open if one.versions[0].sequence.one_time_value.value not in done]
+            return not world.open
+
+        asked = []
+        for units in range(1, 8):
+            asked.append(world.instruction(MINT, 100 * units, destination=alice))
+            patiently(lambda: world.record(asked[-1]))
+            wait_for(send_and_read)
+            asked.append(world.instruction(FORCE, units, alice, bob))
+            patiently(lambda: world.record(asked[-1]))
+            wait_for(send_and_read)
+        assert [one.instruction for one in observed] == [one.instruction for one in asked]
+        assert patiently(lambda: world.units(alice, bob)) == [2_800, 2_772, 28]
+        assert all(proxy.counts.values()), proxy.counts
+        assert sum(proxy.counts[fault] for fault in FAULTS) > proxy.counts["calls"] // 7
