@@ -18,11 +18,11 @@ from solders.pubkey import Pubkey
 
 from chain_adapters.spl.account_layout import NonceAccount, decode_nonce_account
 from chain_adapters.spl.addresses import SYSTEM_PROGRAM
-from chain_adapters.spl.errors import AccountMalformed
+from chain_adapters.spl.errors import AccountMalformed, HistoryBroken
 from chain_adapters.spl.history import read_range
 from chain_adapters.spl.planning import DurableNonce
 from chain_adapters.spl.rpc import Account, RpcClient
-from chain_adapters.spl.transactions import LandedTransaction, decode
+from chain_adapters.spl.transactions import LandedTransaction, NonceAdvanced, decode
 
 
 class Fate(enum.Enum):
@@ -91,11 +91,16 @@ def fate_of(client: RpcClient, message: bytes, signature: str, *, since_slot: in
         signature: Its signature; signing it again gives it.
         since_slot: It cannot have landed before.
         through_slot: A final slot; nothing after it is taken for proof.
+
+    Raises: HistoryBroken if the node answers with another transaction.
     """
     nonce_account, value = nonce_of_message(message)
     answer = client.transaction(signature)
     if answer is not None:
-        return _verdict(decode(answer), through_slot)
+        ours = decode(answer)
+        if ours.message != message:
+            raise HistoryBroken(f"the node at {client.host} answers {ours.signature} with other content when asked for {signature}")
+        return _verdict(ours, through_slot)
     _, account = client.account(nonce_account)
     if account is not None and _value_of(account) == value:
         return Verdict(Fate.OPEN)
@@ -108,9 +113,14 @@ def fate_of(client: RpcClient, message: bytes, signature: str, *, since_slot: in
     for transaction in read_range(client, nonce_account, since_slot, through_slot):
         if transaction.message == message:
             return _verdict(transaction, through_slot)  # signed by a signer that is not deterministic
-        if transaction.blockhash == value:
+        if transaction.blockhash == value and _advances(transaction, nonce_account):
             return Verdict(Fate.DEAD, transaction, found)
     return Verdict(Fate.DEAD, None, found)
+
+
+def _advances(transaction: LandedTransaction, nonce_account: Pubkey) -> bool:
+    """Say whether a transaction advances this nonce account: accounts advanced in one block all get the same value."""
+    return any(isinstance(done, NonceAdvanced) and done.nonce_account == nonce_account for done in transaction.done)
 
 
 def _settled(client: RpcClient, address: Pubkey, through_slot: int) -> tuple[int, Account | None] | None:

@@ -242,19 +242,18 @@ class RpcClient:
         pairs = zip(addresses, found, strict=True)
         return slot, [None if value is None else self._account(method, address, value) for address, value in pairs]
 
-    def token_accounts(self, mint: Pubkey, owner: Pubkey | None = None) -> tuple[int, list[Account]]:
-        """Return the slot the answer holds for, and every token account of a mint at it; of one owner, if named."""
+    def token_accounts(self, mint: Pubkey) -> tuple[int, list[Account]]:
+        """Return the slot the answer holds for, and every token account of a mint at it. Nodes of providers may refuse so much."""
         method = "getProgramAccounts"
-        filters = [{"memcmp": {"offset": 0, "bytes": str(mint)}}]
-        if owner is not None:
-            filters.append({"memcmp": {"offset": 32, "bytes": str(owner)}})
-        config = {"encoding": "base64", "commitment": "finalized", "withContext": True, "filters": filters}
-        slot, values = self._with_context(method, self.call(method, str(TOKEN_2022_PROGRAM), config))
-        found = []
-        for value in self._list(method, values):
-            address = self._address(method, self._field(method, value, "pubkey"))
-            found.append(self._account(method, address, self._field(method, value, "account")))
-        return slot, found
+        of_mint = {"memcmp": {"offset": 0, "bytes": str(mint)}}
+        config = {"encoding": "base64", "commitment": "finalized", "withContext": True, "filters": [of_mint]}
+        return self._found_accounts(method, self.call(method, str(TOKEN_2022_PROGRAM), config))
+
+    def token_accounts_of(self, owner: Pubkey, mint: Pubkey) -> tuple[int, list[Account]]:
+        """Return the slot the answer holds for, and the token accounts of an owner for a mint at it, by the node's own index."""
+        method = "getTokenAccountsByOwner"
+        config = {"encoding": "base64", "commitment": "finalized"}
+        return self._found_accounts(method, self.call(method, str(owner), {"mint": str(mint)}, config))
 
     # History
 
@@ -507,6 +506,14 @@ class RpcClient:
             self._address(method, self._field(method, value, "owner")),
             self._base64(method, self._field(method, value, "data")),
         )
+
+    def _found_accounts(self, method: str, answer: object) -> tuple[int, list[Account]]:
+        slot, values = self._with_context(method, answer)
+        found = []
+        for value in self._list(method, values):
+            address = self._address(method, self._field(method, value, "pubkey"))
+            found.append(self._account(method, address, self._field(method, value, "account")))
+        return slot, found
 
     def _signature(self, method: str, value: object) -> SignatureInfo:
         signature = self._text(method, self._field(method, value, "signature"))

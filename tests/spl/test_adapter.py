@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import time
+import tomllib
 
 import pytest
 from fault_proxy import FAULTS, fault_proxy
 from google.protobuf.timestamp_pb2 import Timestamp
+from solana_node import ROOT
+from solders.instruction import AccountMeta
+from solders.instruction import Instruction as ChainInstruction
 from solders.keypair import Keypair
 from spl_chain import Token, wait_for
 
 from chain_adapters.protocol import (
+    ENTRY_POINTS,
     ChainIncapable,
     ChainSettings,
     ChainUnavailable,
@@ -23,10 +29,11 @@ from chain_adapters.protocol import (
     KeyMissing,
     NodeUnfit,
     ProjectionState,
+    find_adapter,
 )
-from chain_adapters.spl import token_2022
+from chain_adapters.spl import programs, token_2022
 from chain_adapters.spl.adapter import connect
-from chain_adapters.spl.addresses import chain_id
+from chain_adapters.spl.addresses import TOKEN_2022_PROGRAM, chain_id
 from chain_adapters.spl.multiplier import SCALE, encode_multiplier
 from ledger import LedgerError
 from stockledger.v1.chains_pb2 import (
@@ -134,6 +141,11 @@ class World:
             self.adapter.send(one.versions[-1])
         return self.read_until_landed()
 
+    def forget(self, landed):
+        """What landed is open no more; several nonces may have one value, made in one block."""
+        done = [one.sequence for one in landed]
+        self.open[:] = [one for one in self.open if one.versions[0].sequence not in done]
+
     def read_until_landed(self):
         observations, landed = [], []
 
@@ -143,8 +155,7 @@ class World:
                 self.cursor = read.through
                 observations.extend(read.observations)
                 landed.extend(read.landed)
-                done = {one.sequence.one_time_value.value for one in read.landed}
-                self.open[:] = [one for one in self.open if one.versions[0].sequence.one_time_value.value not in done]
+                self.forget(read.landed)
             return not self.open
 
         wait_for(step)
@@ -486,9 +497,8 @@ def test_a_fifth_of_all_calls_spoiled_comes_to_the_same_end(world, alice, bob):
             if read is not None:
                 world.cursor = read.through
                 observed.extend(read.observations)
-                done = {landed.sequence.one_time_value.value for landed in read.landed}
                 assert all(landed.failure == 0 for landed in read.landed)
-                world.open[:] = [one for one in world.open if one.versions[0].sequence.one_time_value.value not in done]
+                world.forget(read.landed)
             return not world.open
 
         asked = []
@@ -503,3 +513,42 @@ def test_a_fifth_of_all_calls_spoiled_comes_to_the_same_end(world, alice, bob):
         assert patiently(lambda: world.units(alice, bob)) == [2_800, 2_772, 28]
         assert all(proxy.counts.values()), proxy.counts
         assert sum(proxy.counts[fault] for fault in FAULTS) > proxy.counts["calls"] // 7
+
+
+def test_it_is_found_by_its_namespace():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    points = settings["project"]["entry-points"][ENTRY_POINTS]
+    installed = [importlib.metadata.EntryPoint(name=name, value=value, group=ENTRY_POINTS) for name, value in points.items()]
+    assert find_adapter("solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp", installed) is connect
+
+
+def test_the_holdings_of_many_owners_come_together(world):
+    holders = [Keypair().pubkey() for _ in range(60)]
+    for owner in holders[:3]:
+        world.token.mint_to(world.token.open(owner), 7)
+    assert world.units(*holders) == [21, 7, 7, 7, *([0] * 57)]
+
+
+def test_units_in_several_accounts_of_one_owner_are_one_holding(world, bob):
+    """A second account beside the associated one: burned from both, and reported as one."""
+    owner, second = world.node.key(), world.node.key()
+    space = 165 + 1 + 4 + (4 + 1)
+    made = [
+        programs.create_account(world.node.payer.public_key, second.public_key, world.node.client.rent(space), space, TOKEN_2022_PROGRAM),
+        ChainInstruction(
+            TOKEN_2022_PROGRAM,
+            b"\x12" + bytes(owner.public_key),
+            [AccountMeta(second.public_key, False, True), AccountMeta(world.token.mint, False, False)],
+        ),
+    ]
+    assert world.node.run(made, second).error is None
+    world.token.mint_to(world.token.open(owner.public_key), 30)
+    world.token.mint_to(second.public_key, 12)
+    assert world.units(owner.public_key) == [42, 42]
+    inside = world.token.transfer(owner, second.public_key, world.token.open(owner.public_key), 2)
+    world.node.wait_final(inside.slot)
+    burned = world.instruction(BURN, 40, source=owner.public_key)
+    observations, _ = world.carry_out(burned)
+    assert kinds(observations) == ["MINT", "MINT", "BURN"]  # what goes between two of one owner is no movement
+    assert (observations[-1].raw, observations[-1].instruction) == ("40", burned.instruction)
+    assert world.units(owner.public_key, bob) == [2, 2, 0]

@@ -113,7 +113,7 @@ def test_dead_once_another_transaction_took_its_nonce(chain, token, operator, no
     with pytest.raises(TransactionRefused):
         chain.client.send(transaction)
     assert token.units(account) == 7
-    assert verdict_once_final(chain, other, b"\x01" + bytes(64) + other.message).fate is Fate.SUCCEEDED
+    assert verdict_once_final(chain, other, b"\x01" + b"\x07" * 64 + other.message).fate is Fate.SUCCEEDED
 
 
 def test_dead_once_an_ordinary_transaction_advanced_the_nonce(chain, token, operator, nonce, minting):
@@ -197,3 +197,23 @@ def test_one_bad_step_undoes_the_whole_transaction(chain, token, operator, nonce
     assert landed.error is not None
     assert (token.units(good), token.units(frozen)) == (0, 0)
     assert Message.from_bytes(landed.message).recent_blockhash == nonce.value
+
+
+def test_nonces_made_in_one_block_share_their_value_and_not_their_fate(chain, token, operator):
+    """Both are advanced by one transaction, so that both have the value of its block; one is used, the other stays open."""
+    accounts = [chain.nonce(operator).account for _ in range(2)]
+    both = chain.run([FIRST, *(programs.advance_nonce(account, operator.public_key) for account in accounts)], operator)
+    assert both.error is None
+    first, second = (wait_for(lambda account=account: final_nonce(chain.client, account)) for account in accounts)
+    assert first.value == second.value
+    _, account = token.holder()
+    [planned] = plan([mint_step(token, account, units=1)], chain.payer.public_key, [first], 0)
+    lamports = transfer_lamports(chain.payer.public_key, first.account, 5)  # so that it stands in the history of the first one too
+    [other] = plan([Step("2", (*mint_step(token, account, units=2).instructions, lamports))], chain.payer.public_key, [second], 0)
+    transaction, unsent = (sign(one.message, [chain.payer, token.minter, operator]) for one in (planned, other))
+    chain.land(transaction)
+    assert verdict_once_final(chain, planned, transaction).fate is Fate.SUCCEEDED
+    assert fate(chain, other, unsent).fate is Fate.OPEN
+    chain.land(unsent)
+    assert verdict_once_final(chain, other, unsent).fate is Fate.SUCCEEDED
+    assert token.units(account) == 3

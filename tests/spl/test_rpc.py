@@ -26,6 +26,7 @@ from chain_adapters.spl.errors import (
     TransactionRefused,
     WrongChain,
 )
+from chain_adapters.spl.fate import fate_of
 from chain_adapters.spl.history import read_range
 from chain_adapters.spl.rpc import SIGNATURES_MAX, RpcClient
 
@@ -335,3 +336,12 @@ def test_a_transaction_that_is_none(server, client, transaction, change):
     server.behaviours = [answer(0), answer(listed), answer(whole | change)]
     with pytest.raises(AnswerMalformed):
         list(read_range(client, ADDRESS, 0, 100))
+
+
+def test_another_transaction_than_ours_is_no_answer(server, client, transaction):
+    payer = Keypair.from_seed(bytes(32)).pubkey()
+    ours = bytes(Message.new_with_nonce([programs.memo("ours")], payer, ADDRESS, payer))
+    encoded = base64.b64encode(transaction).decode()
+    server.behaviours = [answer({"slot": 100, "blockTime": 1, "meta": {"err": None, "fee": 5000}, "transaction": [encoded, "base64"]})]
+    with pytest.raises(HistoryBroken, match="with other content when asked for ours"):
+        fate_of(client, ours, "ours", since_slot=0, through_slot=100)
