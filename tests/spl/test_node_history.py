@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from solders.hash import Hash
 from solders.instruction import AccountMeta, Instruction
 from solders.pubkey import Pubkey
 from spl_chain import DECIMALS, Token, transfer_lamports
@@ -156,13 +157,13 @@ def test_random_histories_are_told_as_they_stand(chain, token):
 
 def test_transactions_of_one_slot_are_told_in_the_order_they_ran(chain, token):
     alice, at_alice = token.holder()
-    signed = []
+    signed, blockhash = [], Hash.from_string(chain.client.latest_blockhash())
     for number in range(30):
         if number % 2 == 0:
             made, signer = token_2022.mint_to(token.mint, at_alice, token.minter.public_key, units=10, decimals=DECIMALS), token.minter
         else:
             made, signer = token_2022.burn(token.mint, at_alice, alice.public_key, units=10, decimals=DECIMALS), alice
-        signed.append(sign(chain.message([made, programs.memo(str(number))]), [chain.payer, signer]))
+        signed.append(sign(chain.message([made, programs.memo(str(number))], blockhash), [chain.payer, signer]))
     sent = [chain.client.send(transaction, skips_trial=True) for transaction in signed]
     listed = {one.signature: one for one in chain.client.signatures(at_alice)}
     slots = [listed[signature].slot for signature in sent]

@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,8 @@ def solana_node(slot_ms: int = 20) -> Iterator[SolanaNode]:
     if program is None or not PACKAGE.is_dir():
         pytest.skip("no Solana node: needs Node and `npm ci` in the project's folder")
     script = Path(__file__).with_suffix(".js")
-    process = subprocess.Popen([program, script, str(slot_ms)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    folder = tempfile.TemporaryDirectory(prefix="stockledger-solana-")  # it leaves folders where it runs
+    process = subprocess.Popen([program, script, str(slot_ms)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder.name)
     try:
         line = process.stdout.readline()
         assert line, f"the Solana node ended with {process.wait()} before it said where it is"
@@ -45,3 +47,4 @@ def solana_node(slot_ms: int = 20) -> Iterator[SolanaNode]:
             process.kill()
             process.wait()
         process.stdout.close()
+        folder.cleanup()

@@ -58,9 +58,9 @@ class SplChain:
             self.run([transfer_lamports(self.payer.public_key, signer.public_key, lamports)])
         return signer
 
-    def message(self, instructions: Iterable[Instruction]) -> bytes:
-        blockhash = Hash.from_string(self.client.call("getLatestBlockhash", {"commitment": "confirmed"})["value"]["blockhash"])
-        return bytes(Message.new_with_blockhash(list(instructions), self.payer.public_key, blockhash))
+    def message(self, instructions: Iterable[Instruction], blockhash: Hash | None = None) -> bytes:
+        recent = Hash.from_string(self.client.latest_blockhash()) if blockhash is None else blockhash
+        return bytes(Message.new_with_blockhash(list(instructions), self.payer.public_key, recent))
 
     def run(self, instructions: Iterable[Instruction], *signers: KeypairSigner) -> LandedTransaction:
         """Put instructions into a block with as many signatures as they need, whether they succeed there or fail."""
