@@ -7,6 +7,9 @@ codec.py         calls, answers, events and refusals as bytes, by their signatur
 roles.py         who may do what on a token
 token_calls.py   the ledger's operations on a token, as calls
 token_events.py  a token's logs, as what happened
+instruction_ids.py  the ledger's instruction ids as the 32 bytes that a contract takes once
+transactions.py  EIP-1559 payloads: written, read, signed to the same bytes again, replaced
+keys.py          keys that sign, from a keystore or a secret
 deployment.py    what to send so that an issuer's contracts stand at the same addresses on every chain
 
 web3 and its parts come with `pip install 'stockledger[evm]'` and are imported nowhere else.
