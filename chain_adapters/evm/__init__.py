@@ -10,6 +10,7 @@ token_events.py  a token's logs, as what happened
 instruction_ids.py  the ledger's instruction ids as the 32 bytes that a contract takes once
 transactions.py  EIP-1559 payloads: written, read, signed to the same bytes again, replaced
 keys.py          keys that sign, from a keystore or a secret
+node.py          JSON-RPC, every way in which it fails by what to do about it, and logs by range
 deployment.py    what to send so that an issuer's contracts stand at the same addresses on every chain
 
 web3 and its parts come with `pip install 'stockledger[evm]'` and are imported nowhere else.
