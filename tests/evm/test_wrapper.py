@@ -179,6 +179,18 @@ def test_a_freeze_is_covered_by_both_forms_together(wrapper: Wrapper, frozen: in
     assert wrapper.shares("bob") == movable * VIRTUAL
 
 
+@pytest.mark.parametrize("given", [1, 333, 334, 999])
+def test_what_stays_covers_what_is_frozen_at_any_rate(wrapper: Wrapper, given: int):
+    market = wrapper.market
+    wrapper.send("alice", DEPOSIT, 1000, "alice")
+    market.as_owner("bob", TRANSFER, wrapper.address, given)
+    for missing in (1, 7, 500, 777):
+        market.do(token_calls.freeze_units(market.id(), market["alice"], 9_000 + missing, b"order"))
+        movable = wrapper.ask("movableShares(address)", "alice")
+        assert wrapper.ask("convertToAssets(uint256)", wrapper.shares("alice") - movable) >= missing, "rounded against who would leave"
+        assert wrapper.ask("convertToAssets(uint256)", wrapper.shares("alice") - movable - 1) < missing, "and by no more than that"
+
+
 def test_shares_that_are_not_there_are_missing_and_not_frozen(wrapper: Wrapper):
     wrapper.send("alice", DEPOSIT, 1000, "alice")
     assert wrapper.refused("alice", TRANSFER, "bob", 1000 * VIRTUAL + 1).name == "ERC20InsufficientBalance"
