@@ -128,6 +128,16 @@ def test_a_proof_with_anything_changed_is_refused(market: Market, anchor: str, o
     send(market, anchor, log.anchor(old, new))
 
 
+@pytest.mark.parametrize("claimed", [17, 18, 32, 1000, 2**63])
+def test_a_root_of_another_size_is_refused(market: Market, anchor: str, claimed: int):
+    log = Log(16)
+    send(market, anchor, log.anchor(0, 8))
+    signatures = sign_checkpoint(ORIGIN, claimed, log.root(16), SIGNER).partition("\n\n")[2].encode()
+    data = encode_call("CheckpointAnchor", ANCHOR, claimed, log.root(16), log.proof(8, 16), signatures)
+    assert refused(market, anchor, data) == "CheckpointInconsistent", "the proof leads to a tree of 16"
+    send(market, anchor, log.anchor(8, 16))
+
+
 def test_sizes_grow_and_the_first_needs_no_proof(market: Market, anchor: str):
     log = Log(9)
     assert refused(market, anchor, encode_call("CheckpointAnchor", ANCHOR, 0, bytes(32), [], b"\xe2\x80\x94 x y\n")) == "SizeNotGrowing"
