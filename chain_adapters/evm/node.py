@@ -21,7 +21,9 @@ from typing import Any
 import requests
 from eth_typing import URI
 from web3.providers.rpc import HTTPProvider
-from web3.types import RPCEndpoint
+from web3.types import RPCEndpoint, RPCResponse
+
+from chain_adapters.json_depth import is_too_deep
 
 ATTEMPTS = 5
 FIRST_PAUSE_SECONDS = 0.2
@@ -75,11 +77,21 @@ class RawLog:
     data: bytes
 
 
+class _Provider(HTTPProvider):
+    """web3's provider, for nodes that nobody vouches for."""
+
+    @staticmethod
+    def decode_rpc_response(raw_response: bytes) -> RPCResponse:
+        if is_too_deep(raw_response):
+            raise ValueError("no JSON, or nested too deep")
+        return HTTPProvider.decode_rpc_response(raw_response)
+
+
 class Node:
     """One node. Thread-safe as far as its HTTP sessions are, which web3 keeps by thread."""
 
     def __init__(self, url: str, timeout_seconds: float = 10.0, pause: Callable[[float], None] = time.sleep) -> None:
-        self._provider = HTTPProvider(URI(url), request_kwargs={"timeout": timeout_seconds}, exception_retry_configuration=None)
+        self._provider = _Provider(URI(url), request_kwargs={"timeout": timeout_seconds}, exception_retry_configuration=None)
         self._pause = pause
 
     def call(self, method: str, *parameters: Any) -> Any:

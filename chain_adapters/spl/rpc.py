@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 from solders.pubkey import Pubkey
 from solders.signature import Signature
 
+from chain_adapters.json_depth import is_too_deep
 from chain_adapters.spl.addresses import CHAIN_REFERENCE_CHARACTERS, TOKEN_2022_PROGRAM, chain_id
 from chain_adapters.spl.errors import (
     AnswerMalformed,
@@ -368,9 +369,11 @@ class RpcClient:
         if status != 200:
             raise NodeFailed(method, f"the node at {self.host} answered with HTTP {status}", status)
         try:
-            decoded = json.loads(answer, parse_float=str, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError):
-            raise AnswerMalformed(method, f"the node at {self.host} answered {len(answer)} bytes that are no JSON") from None
+            decoded = None if is_too_deep(answer) else json.loads(answer, parse_float=str, parse_constant=_refuse_constant)
+        except ValueError:
+            decoded = None
+        if decoded is None:
+            raise AnswerMalformed(method, f"the node at {self.host} answered {len(answer)} bytes that are no JSON")
         if not isinstance(decoded, dict) or decoded.get("jsonrpc") != "2.0":
             raise AnswerMalformed(method, f"the node at {self.host} answered something that is no JSON-RPC 2.0")
         if "error" in decoded:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger import LedgerError
-from ledger.log.postgres_backend import parse_url
+from ledger.log.postgres_sessions import parse_url
 from ledger.log.store import open_log
 from ledger.log.store_url import redact_url
 from ledger.verify import verify_store
