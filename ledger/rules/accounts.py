@@ -97,12 +97,23 @@ def add_account(state: State, name: str, number: int, holder: str) -> None:
     state.put(state.accounts, name, account)
     state.put(state.account_names, number, name)
     if holder:
-        names = state.accounts_of_holder.get(holder)
-        if names is None:
-            names = {}
-            state.put(state.accounts_of_holder, holder, names)
-        state.put(names, name, None)
+        _list_account(state, name, holder)
     refresh_profile(state, account)
+
+
+def _list_account(state: State, name: str, holder: str) -> None:
+    names = state.accounts_of_holder.get(holder)
+    if names is None:
+        names = {}
+        state.put(state.accounts_of_holder, holder, names)
+    state.put(names, name, None)
+
+
+def give_account(state: State, name: str, holder: str) -> None:
+    """Book that an account of nobody is a holder's from now on."""
+    assert not state.accounts[name].holder, "an account does not change its holder"
+    _list_account(state, name, holder)
+    change_account(state, name, holder=holder)
 
 
 def next_account_number(state: State) -> int:

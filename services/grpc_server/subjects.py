@@ -49,6 +49,7 @@ KINDS: Final[dict[str, Kind]] = {
     "fee_account": Kind.ACCOUNT,
     "proceeds_account": Kind.ACCOUNT,
     "funding_account": Kind.ACCOUNT,
+    "wallet": Kind.ACCOUNT,
     "sources": Kind.ACCOUNT_NUMBER,
     "destinations": Kind.ACCOUNT_NUMBER,
     "accounts": Kind.ACCOUNT_NUMBER,

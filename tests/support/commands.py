@@ -282,6 +282,34 @@ def chain(draw: Draw, state: Any) -> Any:
     return chains_pb2.RegisterChainRequest(chain=name, name="A", finality_rule=rule, finality_depth=depth, cursor=cursor)
 
 
+CHAIN_ACCOUNTS = [f"{chain}:{name}" for chain in ("memory:a", "memory:b") for name in ("w1", "w2", "d1", "k1")]
+"""Wallets, an address of ours, and a key, at each of two chains."""
+
+
+def deployment(draw: Draw, state: Any) -> Any:
+    """Mostly a native token of one of the stocks that can do everything."""
+    chain, symbol = one(draw, state.chains, "memory:none"), draw(st.sampled_from(SYMBOLS))
+    return chains_pb2.RegisterDeploymentRequest(
+        chain=chain,
+        instrument=symbol,
+        token=f"{chain}/token:{symbol}",
+        decimals=draw(st.sampled_from([2, 2, 2, 8])),
+        kind=draw(st.sampled_from([1, 1, 1, 1, 2])),
+        capabilities=draw(st.sampled_from([chains_pb2.ChainCapability.values()[1:]] * 4 + [[]])),
+        allotment_units=draw(st.sampled_from([10**6, 10**6, 500, 10**17])),
+        halt_on_divergence=draw(st.booleans()),
+    )
+
+
+def amended_deployment(draw: Draw, state: Any) -> Any:
+    instrument, chain = one(draw, state.deployments, ("AAPLx", "memory:none"))
+    return chains_pb2.AmendDeploymentRequest(
+        chain=chain,
+        instrument=instrument,
+        **fields(draw, allotment_units=st.sampled_from([0, 10**6, 2 * 10**6]), halt_on_divergence=st.booleans()),
+    )
+
+
 def frozen(draw: Draw, table: Any, other: str) -> str:
     """Draw what is frozen, where anything is."""
     return one(draw, [key for key, record in table.items() if record.freeze_reference], other)
@@ -482,5 +510,14 @@ MAKERS: dict[type[Any], Callable[[Draw, Any], Any]] = {
     chains_pb2.RegisterChainRequest: chain,
     chains_pb2.AmendChainRequest: lambda draw, state: chains_pb2.AmendChainRequest(
         chain=one(draw, state.chains, "memory:none"), **fields(draw, name=st.sampled_from(["A", "B"]), retired=st.just(True))
+    ),
+    chains_pb2.RegisterDeploymentRequest: deployment,
+    chains_pb2.AmendDeploymentRequest: amended_deployment,
+    chains_pb2.SetChainKeyRequest: lambda draw, _: chains_pb2.SetChainKeyRequest(
+        key=draw(st.sampled_from(["memory:a:k1", "memory:b:k1", "memory:none:k1"])),
+        roles=draw(st.sampled_from([chains_pb2.ChainKeyRole.values()[1:]] * 4 + [[1], []])),
+    ),
+    chains_pb2.RegisterDepositAddressesRequest: lambda draw, state: chains_pb2.RegisterDepositAddressesRequest(
+        deposit_addresses=[chains_pb2.DepositAddress(deposit_address=draw(st.sampled_from(CHAIN_ACCOUNTS)), account=name(draw, state))]
     ),
 }  # fmt: skip

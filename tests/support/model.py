@@ -79,11 +79,16 @@ class Model:
         self.accounts[chain.divergence_account_number] = f"divergence:{chain.chain}"
         self.accounts[chain.unattributed_account_number] = f"unattributed:{chain.chain}"
 
+    def deposit_addresses_registered(self, event: Any) -> None:
+        for address, number in zip(event.deposit_addresses, event.account_numbers, strict=True):
+            assert self.accounts.setdefault(number, address.deposit_address) == address.deposit_address
+
     def account_opened(self, event: Any) -> None:
         assert event.number not in self.accounts
         self.accounts[event.number] = event.account
 
-    wallet_bound = account_opened
+    def wallet_bound(self, event: Any) -> None:
+        assert self.accounts.setdefault(event.number, event.account) == event.account
 
     def units_frozen(self, event: Any) -> None:
         self.frozen[event.instrument, event.account] = event.units
@@ -262,5 +267,6 @@ WITHOUT_UNITS = frozenset({
     "custodian_registered", "custodian_key_rotated", "custody_account_opened", "evidence_recorded", "receipt_confirmed",
     "delivery_confirmed", "reserve_shortfall_raised", "reserve_shortfall_ended", "fills_rescaled", "redemption_filled",
     "action_announced", "entitlements_fixed", "action_completed", "action_cancelled", "chain_amended",
+    "deployment_registered", "deployment_amended", "chain_key_set",
 })  # fmt: skip
 """Events that leave all units where they are."""

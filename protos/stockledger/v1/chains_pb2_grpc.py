@@ -45,6 +45,26 @@ class ChainServiceStub:
                 request_serializer=stockledger_dot_v1_dot_chains__pb2.AmendChainRequest.SerializeToString,
                 response_deserializer=stockledger_dot_v1_dot_chains__pb2.AmendChainResponse.FromString,
                 _registered_method=True)
+        self.RegisterDeployment = channel.unary_unary(
+                '/stockledger.v1.ChainService/RegisterDeployment',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.RegisterDeploymentRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.RegisterDeploymentResponse.FromString,
+                _registered_method=True)
+        self.AmendDeployment = channel.unary_unary(
+                '/stockledger.v1.ChainService/AmendDeployment',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.AmendDeploymentRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.AmendDeploymentResponse.FromString,
+                _registered_method=True)
+        self.SetChainKey = channel.unary_unary(
+                '/stockledger.v1.ChainService/SetChainKey',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.SetChainKeyRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.SetChainKeyResponse.FromString,
+                _registered_method=True)
+        self.RegisterDepositAddresses = channel.unary_unary(
+                '/stockledger.v1.ChainService/RegisterDepositAddresses',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.RegisterDepositAddressesRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.RegisterDepositAddressesResponse.FromString,
+                _registered_method=True)
         self.GetChain = channel.unary_unary(
                 '/stockledger.v1.ChainService/GetChain',
                 request_serializer=stockledger_dot_v1_dot_chains__pb2.GetChainRequest.SerializeToString,
@@ -54,6 +74,21 @@ class ChainServiceStub:
                 '/stockledger.v1.ChainService/ListChains',
                 request_serializer=stockledger_dot_v1_dot_chains__pb2.ListChainsRequest.SerializeToString,
                 response_deserializer=stockledger_dot_v1_dot_chains__pb2.ListChainsResponse.FromString,
+                _registered_method=True)
+        self.ListDeployments = channel.unary_unary(
+                '/stockledger.v1.ChainService/ListDeployments',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.ListDeploymentsRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.ListDeploymentsResponse.FromString,
+                _registered_method=True)
+        self.ListChainKeys = channel.unary_unary(
+                '/stockledger.v1.ChainService/ListChainKeys',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.ListChainKeysRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.ListChainKeysResponse.FromString,
+                _registered_method=True)
+        self.ListDepositAddresses = channel.unary_unary(
+                '/stockledger.v1.ChainService/ListDepositAddresses',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.ListDepositAddressesRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.ListDepositAddressesResponse.FromString,
                 _registered_method=True)
 
 
@@ -75,6 +110,34 @@ class ChainServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RegisterDeployment(self, request, context):
+        """Register an instrument's token on a chain. Example: AAPLx on eip155:1.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AmendDeployment(self, request, context):
+        """Change or retire a deployment. Example: another allotment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetChainKey(self, request, context):
+        """Let a key sign, or no more. Example: a minter.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RegisterDepositAddresses(self, request, context):
+        """Let addresses of ours stand for accounts. Example: one for book:alice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetChain(self, request, context):
         """Read a chain. Example: its cursor.
         """
@@ -84,6 +147,27 @@ class ChainServiceServicer:
 
     def ListChains(self, request, context):
         """List chains. Example: by id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeployments(self, request, context):
+        """List deployments. Example: those of AAPLx.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListChainKeys(self, request, context):
+        """List keys. Example: those of eip155:1.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDepositAddresses(self, request, context):
+        """List addresses that stand for accounts. Example: those of eip155:1.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,6 +186,26 @@ def add_ChainServiceServicer_to_server(servicer, server):
                     request_deserializer=stockledger_dot_v1_dot_chains__pb2.AmendChainRequest.FromString,
                     response_serializer=stockledger_dot_v1_dot_chains__pb2.AmendChainResponse.SerializeToString,
             ),
+            'RegisterDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterDeployment,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.RegisterDeploymentRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.RegisterDeploymentResponse.SerializeToString,
+            ),
+            'AmendDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.AmendDeployment,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.AmendDeploymentRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.AmendDeploymentResponse.SerializeToString,
+            ),
+            'SetChainKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetChainKey,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.SetChainKeyRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.SetChainKeyResponse.SerializeToString,
+            ),
+            'RegisterDepositAddresses': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterDepositAddresses,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.RegisterDepositAddressesRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.RegisterDepositAddressesResponse.SerializeToString,
+            ),
             'GetChain': grpc.unary_unary_rpc_method_handler(
                     servicer.GetChain,
                     request_deserializer=stockledger_dot_v1_dot_chains__pb2.GetChainRequest.FromString,
@@ -111,6 +215,21 @@ def add_ChainServiceServicer_to_server(servicer, server):
                     servicer.ListChains,
                     request_deserializer=stockledger_dot_v1_dot_chains__pb2.ListChainsRequest.FromString,
                     response_serializer=stockledger_dot_v1_dot_chains__pb2.ListChainsResponse.SerializeToString,
+            ),
+            'ListDeployments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeployments,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.ListDeploymentsRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.ListDeploymentsResponse.SerializeToString,
+            ),
+            'ListChainKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListChainKeys,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.ListChainKeysRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.ListChainKeysResponse.SerializeToString,
+            ),
+            'ListDepositAddresses': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDepositAddresses,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.ListDepositAddressesRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.ListDepositAddressesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +298,114 @@ class ChainService:
             _registered_method=True)
 
     @staticmethod
+    def RegisterDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/RegisterDeployment',
+            stockledger_dot_v1_dot_chains__pb2.RegisterDeploymentRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.RegisterDeploymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AmendDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/AmendDeployment',
+            stockledger_dot_v1_dot_chains__pb2.AmendDeploymentRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.AmendDeploymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetChainKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/SetChainKey',
+            stockledger_dot_v1_dot_chains__pb2.SetChainKeyRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.SetChainKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegisterDepositAddresses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/RegisterDepositAddresses',
+            stockledger_dot_v1_dot_chains__pb2.RegisterDepositAddressesRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.RegisterDepositAddressesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetChain(request,
             target,
             options=(),
@@ -222,6 +449,87 @@ class ChainService:
             '/stockledger.v1.ChainService/ListChains',
             stockledger_dot_v1_dot_chains__pb2.ListChainsRequest.SerializeToString,
             stockledger_dot_v1_dot_chains__pb2.ListChainsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeployments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/ListDeployments',
+            stockledger_dot_v1_dot_chains__pb2.ListDeploymentsRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.ListDeploymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListChainKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/ListChainKeys',
+            stockledger_dot_v1_dot_chains__pb2.ListChainKeysRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.ListChainKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDepositAddresses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/ListDepositAddresses',
+            stockledger_dot_v1_dot_chains__pb2.ListDepositAddressesRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.ListDepositAddressesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,10 +37,24 @@ class ChainServiceStub:
     """Register a chain. Example: eip155:1 from block 23456789 on."""
     AmendChain: _grpc.UnaryUnaryMultiCallable[_chains_pb2.AmendChainRequest, _chains_pb2.AmendChainResponse]
     """Change or retire a chain. Example: 64 blocks on top."""
+    RegisterDeployment: _grpc.UnaryUnaryMultiCallable[_chains_pb2.RegisterDeploymentRequest, _chains_pb2.RegisterDeploymentResponse]
+    """Register an instrument's token on a chain. Example: AAPLx on eip155:1."""
+    AmendDeployment: _grpc.UnaryUnaryMultiCallable[_chains_pb2.AmendDeploymentRequest, _chains_pb2.AmendDeploymentResponse]
+    """Change or retire a deployment. Example: another allotment."""
+    SetChainKey: _grpc.UnaryUnaryMultiCallable[_chains_pb2.SetChainKeyRequest, _chains_pb2.SetChainKeyResponse]
+    """Let a key sign, or no more. Example: a minter."""
+    RegisterDepositAddresses: _grpc.UnaryUnaryMultiCallable[_chains_pb2.RegisterDepositAddressesRequest, _chains_pb2.RegisterDepositAddressesResponse]
+    """Let addresses of ours stand for accounts. Example: one for book:alice."""
     GetChain: _grpc.UnaryUnaryMultiCallable[_chains_pb2.GetChainRequest, _chains_pb2.GetChainResponse]
     """Read a chain. Example: its cursor."""
     ListChains: _grpc.UnaryUnaryMultiCallable[_chains_pb2.ListChainsRequest, _chains_pb2.ListChainsResponse]
     """List chains. Example: by id."""
+    ListDeployments: _grpc.UnaryUnaryMultiCallable[_chains_pb2.ListDeploymentsRequest, _chains_pb2.ListDeploymentsResponse]
+    """List deployments. Example: those of AAPLx."""
+    ListChainKeys: _grpc.UnaryUnaryMultiCallable[_chains_pb2.ListChainKeysRequest, _chains_pb2.ListChainKeysResponse]
+    """List keys. Example: those of eip155:1."""
+    ListDepositAddresses: _grpc.UnaryUnaryMultiCallable[_chains_pb2.ListDepositAddressesRequest, _chains_pb2.ListDepositAddressesResponse]
+    """List addresses that stand for accounts. Example: those of eip155:1."""
 
 @_typing.type_check_only
 class ChainServiceAsyncStub(ChainServiceStub):
@@ -51,10 +65,24 @@ class ChainServiceAsyncStub(ChainServiceStub):
     """Register a chain. Example: eip155:1 from block 23456789 on."""
     AmendChain: _aio.UnaryUnaryMultiCallable[_chains_pb2.AmendChainRequest, _chains_pb2.AmendChainResponse]  # type: ignore[assignment]
     """Change or retire a chain. Example: 64 blocks on top."""
+    RegisterDeployment: _aio.UnaryUnaryMultiCallable[_chains_pb2.RegisterDeploymentRequest, _chains_pb2.RegisterDeploymentResponse]  # type: ignore[assignment]
+    """Register an instrument's token on a chain. Example: AAPLx on eip155:1."""
+    AmendDeployment: _aio.UnaryUnaryMultiCallable[_chains_pb2.AmendDeploymentRequest, _chains_pb2.AmendDeploymentResponse]  # type: ignore[assignment]
+    """Change or retire a deployment. Example: another allotment."""
+    SetChainKey: _aio.UnaryUnaryMultiCallable[_chains_pb2.SetChainKeyRequest, _chains_pb2.SetChainKeyResponse]  # type: ignore[assignment]
+    """Let a key sign, or no more. Example: a minter."""
+    RegisterDepositAddresses: _aio.UnaryUnaryMultiCallable[_chains_pb2.RegisterDepositAddressesRequest, _chains_pb2.RegisterDepositAddressesResponse]  # type: ignore[assignment]
+    """Let addresses of ours stand for accounts. Example: one for book:alice."""
     GetChain: _aio.UnaryUnaryMultiCallable[_chains_pb2.GetChainRequest, _chains_pb2.GetChainResponse]  # type: ignore[assignment]
     """Read a chain. Example: its cursor."""
     ListChains: _aio.UnaryUnaryMultiCallable[_chains_pb2.ListChainsRequest, _chains_pb2.ListChainsResponse]  # type: ignore[assignment]
     """List chains. Example: by id."""
+    ListDeployments: _aio.UnaryUnaryMultiCallable[_chains_pb2.ListDeploymentsRequest, _chains_pb2.ListDeploymentsResponse]  # type: ignore[assignment]
+    """List deployments. Example: those of AAPLx."""
+    ListChainKeys: _aio.UnaryUnaryMultiCallable[_chains_pb2.ListChainKeysRequest, _chains_pb2.ListChainKeysResponse]  # type: ignore[assignment]
+    """List keys. Example: those of eip155:1."""
+    ListDepositAddresses: _aio.UnaryUnaryMultiCallable[_chains_pb2.ListDepositAddressesRequest, _chains_pb2.ListDepositAddressesResponse]  # type: ignore[assignment]
+    """List addresses that stand for accounts. Example: those of eip155:1."""
 
 class ChainServiceServicer(metaclass=_abc_1.ABCMeta):
     """Chains: places where the chain decides. Further RPCs come with their rules."""
@@ -76,6 +104,38 @@ class ChainServiceServicer(metaclass=_abc_1.ABCMeta):
         """Change or retire a chain. Example: 64 blocks on top."""
 
     @_abc_1.abstractmethod
+    def RegisterDeployment(
+        self,
+        request: _chains_pb2.RegisterDeploymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.RegisterDeploymentResponse, _abc.Awaitable[_chains_pb2.RegisterDeploymentResponse]]:
+        """Register an instrument's token on a chain. Example: AAPLx on eip155:1."""
+
+    @_abc_1.abstractmethod
+    def AmendDeployment(
+        self,
+        request: _chains_pb2.AmendDeploymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.AmendDeploymentResponse, _abc.Awaitable[_chains_pb2.AmendDeploymentResponse]]:
+        """Change or retire a deployment. Example: another allotment."""
+
+    @_abc_1.abstractmethod
+    def SetChainKey(
+        self,
+        request: _chains_pb2.SetChainKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.SetChainKeyResponse, _abc.Awaitable[_chains_pb2.SetChainKeyResponse]]:
+        """Let a key sign, or no more. Example: a minter."""
+
+    @_abc_1.abstractmethod
+    def RegisterDepositAddresses(
+        self,
+        request: _chains_pb2.RegisterDepositAddressesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.RegisterDepositAddressesResponse, _abc.Awaitable[_chains_pb2.RegisterDepositAddressesResponse]]:
+        """Let addresses of ours stand for accounts. Example: one for book:alice."""
+
+    @_abc_1.abstractmethod
     def GetChain(
         self,
         request: _chains_pb2.GetChainRequest,
@@ -90,5 +150,29 @@ class ChainServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chains_pb2.ListChainsResponse, _abc.Awaitable[_chains_pb2.ListChainsResponse]]:
         """List chains. Example: by id."""
+
+    @_abc_1.abstractmethod
+    def ListDeployments(
+        self,
+        request: _chains_pb2.ListDeploymentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.ListDeploymentsResponse, _abc.Awaitable[_chains_pb2.ListDeploymentsResponse]]:
+        """List deployments. Example: those of AAPLx."""
+
+    @_abc_1.abstractmethod
+    def ListChainKeys(
+        self,
+        request: _chains_pb2.ListChainKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.ListChainKeysResponse, _abc.Awaitable[_chains_pb2.ListChainKeysResponse]]:
+        """List keys. Example: those of eip155:1."""
+
+    @_abc_1.abstractmethod
+    def ListDepositAddresses(
+        self,
+        request: _chains_pb2.ListDepositAddressesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.ListDepositAddressesResponse, _abc.Awaitable[_chains_pb2.ListDepositAddressesResponse]]:
+        """List addresses that stand for accounts. Example: those of eip155:1."""
 
 def add_ChainServiceServicer_to_server(servicer: ChainServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
