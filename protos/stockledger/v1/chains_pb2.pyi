@@ -1421,6 +1421,8 @@ class InstructionOutcome(_message.Message):
     FAILURE_TEXT_FIELD_NUMBER: _builtins.int
     RETURNED_UNITS_FIELD_NUMBER: _builtins.int
     HOLD_FIELD_NUMBER: _builtins.int
+    ONWARD_FIELD_NUMBER: _builtins.int
+    OWNER_ACCOUNT_FIELD_NUMBER: _builtins.int
     instruction: _builtins.str
     """The instruction. Example: "4711-0"."""
     state: Global___InstructionState.ValueType
@@ -1433,6 +1435,10 @@ class InstructionOutcome(_message.Message):
     """Units that came back from transit to its origin; 0: none. Example: 150000000."""
     hold: _builtins.int
     """Number of the hold that the redemption of a final burn gets; 0: none. Example: 17."""
+    onward: _builtins.str
+    """FINAL, of a burn that goes on to another chain: the account at which its units are minted there; the effect of the burn is in the same part. Example: "solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp:7xKX..."."""
+    owner_account: _builtins.str
+    """FINAL, of a burn that goes on to another chain: whose the units in its transit are. Example: "eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F"."""
     def __init__(
         self,
         *,
@@ -1442,10 +1448,12 @@ class InstructionOutcome(_message.Message):
         failure_text: _builtins.str = ...,
         returned_units: _builtins.int = ...,
         hold: _builtins.int = ...,
+        onward: _builtins.str = ...,
+        owner_account: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "failure_text", b"failure_text", "hold", b"hold", "instruction", b"instruction", "returned_units", b"returned_units", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "failure_text", b"failure_text", "hold", b"hold", "instruction", b"instruction", "onward", b"onward", "owner_account", b"owner_account", "returned_units", b"returned_units", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2275,8 +2283,9 @@ Global___RecordDeadTransactionsResponse: _TypeAlias = RecordDeadTransactionsResp
 
 @_typing.final
 class RecordObservationsRequest(_message.Message):
-    """Book a range of a chain, in its own order. What is in it is never refused, only the range: FIELD_*, TOO_MANY_ITEMS (10,000 observations), CHAIN_NOT_FOUND, EXPECTATION_FAILED (`after` is
-    not the cursor; metadata expected, found), DATES_OUT_OF_ORDER (not in order, or outside the range).
+    """Book a range of a chain, in its own order. What is in it is never refused, only the range: FIELD_*, TOO_MANY_ITEMS (10,000 observations, unless all are of one block or slot),
+    CHAIN_NOT_FOUND, DEPLOYMENT_NOT_FOUND (a token that is of none there), EXPECTATION_FAILED (`after` is not the cursor; metadata expected, found), DATES_OUT_OF_ORDER (not in order, or
+    outside the range), PLACE_HALTED (by HISTORY_CHANGED alone).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -3247,10 +3256,13 @@ class ChainReconciled(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     FIGURES_FIELD_NUMBER: _builtins.int
     AGREEING_ACCOUNT_COUNT_FIELD_NUMBER: _builtins.int
+    AGREEING_COUNT_FIELD_NUMBER: _builtins.int
     chain: _builtins.str
     """CAIP-2 id. Example: "eip155:1"."""
     agreeing_account_count: _builtins.int
     """How many figures of accounts agree. Example: 1000."""
+    agreeing_count: _builtins.int
+    """How many of all figures agree, those of accounts and those above. Example: 1001."""
     @_builtins.property
     def position(self) -> Global___ChainPosition:
         """Where. Example: {number: 23456800}."""
@@ -3266,10 +3278,11 @@ class ChainReconciled(_message.Message):
         position: Global___ChainPosition | None = ...,
         figures: _abc.Iterable[Global___ChainFigure] | None = ...,
         agreeing_account_count: _builtins.int = ...,
+        agreeing_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreeing_account_count", b"agreeing_account_count", "chain", b"chain", "figures", b"figures", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreeing_account_count", b"agreeing_account_count", "agreeing_count", b"agreeing_count", "chain", b"chain", "figures", b"figures", "position", b"position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
