@@ -14,7 +14,6 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from ledger.rules.chains.places import move
-from ledger.state import OWN_ACCOUNTS
 from stockledger.v1.chains_pb2 import ChainFailure, InstructionKind, InstructionState
 
 if TYPE_CHECKING:
@@ -77,8 +76,8 @@ def stays_refused(state: State, instruction: Instruction, returned_units: int) -
 
 def return_units(state: State, instruction: Instruction, account: str, units: int) -> None:
     """Book that units come back from transit to an account, or to issuance."""
-    number = OWN_ACCOUNTS[account] if account in OWN_ACCOUNTS else state.accounts[account].number
-    move(state, state.instruments[instruction.instrument], state.chains[instruction.chain].transit, number, units)
+    transit = state.chains[instruction.chain].transit
+    move(state, state.instruments[instruction.instrument], transit, state.accounts[account].number, units)
 
 
 def promise(state: State, instruction: Instruction, units: int) -> None:

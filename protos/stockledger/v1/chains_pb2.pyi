@@ -2390,7 +2390,7 @@ Global___ChainFigure: _TypeAlias = ChainFigure  # noqa: Y015
 
 @_typing.final
 class RecordReconciliationRequest(_message.Message):
-    """Hold figures of a chain against the ledger; each difference raises a divergence, each open one that is gone is told. Refusals in order: FIELD_*, TOO_MANY_ITEMS (10,000),
+    """Hold figures of a chain against the ledger; each difference raises a divergence, unless one of it is open; an open one that is gone is resolved, unless it halts. Refusals in order: FIELD_*, TOO_MANY_ITEMS (10,000),
     CHAIN_NOT_FOUND, DEPLOYMENT_NOT_FOUND, EXPECTATION_FAILED (`position` is not the cursor: read on first, or again).
     """
 
@@ -2632,7 +2632,7 @@ Global___RaiseDivergenceResponse: _TypeAlias = RaiseDivergenceResponse  # noqa: 
 @_typing.final
 class ResolveDivergenceRequest(_message.Message):
     """End a divergence, and book how the divergence account is put right. Needs approval by default. Refusals in order: FIELD_*, DIVERGENCE_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED,
-    UNITS_INSUFFICIENT, STATE_UNFIT (units of another instrument or chain; more than stand on the divergence account).
+    PLACE_UNFIT, STATE_UNFIT (units, of a whole chain; more than stand on the divergence account; a cursor, not of HISTORY_CHANGED), UNITS_INSUFFICIENT.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -2717,8 +2717,8 @@ Global___ResolveDivergenceResponse: _TypeAlias = ResolveDivergenceResponse  # no
 
 @_typing.final
 class SweepWalletRequest(_message.Message):
-    """Move raw units from one wallet or deposit address of ours to a wallet of ours; nothing in the book changes. Refusals in order: FIELD_*, CHAIN_NOT_FOUND, DEPLOYMENT_NOT_FOUND, STATE_UNFIT
-    (native; an address not ours), PLACE_HALTED, UNITS_INSUFFICIENT.
+    """Move raw units from one wallet or deposit address of ours to a wallet of ours; nothing in the book changes. Refusals in order: FIELD_*, SAME_ACCOUNT, CHAIN_NOT_FOUND, DEPLOYMENT_NOT_FOUND,
+    STATE_UNFIT (native; an address not ours), CHAIN_INCAPABLE, PLACE_HALTED, UNITS_INSUFFICIENT.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -3364,10 +3364,19 @@ class DivergenceResolved(_message.Message):
     CAUSE_FIELD_NUMBER: _builtins.int
     MOVEMENT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_FIELD_NUMBER: _builtins.int
+    HALTING_FIELD_NUMBER: _builtins.int
     divergence: _builtins.int
     """Which. Example: 3."""
     cause: _builtins.str
     """Why. Example: "minted by a stolen key, burned, key replaced"."""
+    chain: _builtins.str
+    """CAIP-2 id of its chain. Example: "eip155:1"."""
+    instrument: _builtins.str
+    """Its instrument; empty: the whole chain. Example: "AAPLx"."""
+    halting: _builtins.bool
+    """Whether it stopped the place, or that instrument there; then leads to PAUSE. Example: true."""
     @_builtins.property
     def movement(self) -> _common_pb2.Movement:
         """What was booked; absent: nothing. Example: {source: "book:operational-loss", destination: "divergence:eip155:1", units: 100}."""
@@ -3383,10 +3392,13 @@ class DivergenceResolved(_message.Message):
         cause: _builtins.str = ...,
         movement: _common_pb2.Movement | None = ...,
         cursor: Global___ChainPosition | None = ...,
+        chain: _builtins.str = ...,
+        instrument: _builtins.str = ...,
+        halting: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "movement", b"movement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "cursor", b"cursor", "divergence", b"divergence", "movement", b"movement"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "chain", b"chain", "cursor", b"cursor", "divergence", b"divergence", "halting", b"halting", "instrument", b"instrument", "movement", b"movement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
