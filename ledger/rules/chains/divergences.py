@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ledger import records
 from ledger.caip import check_chain
 from ledger.errors import refusal
+from ledger.rules.addresses import check_address
 from ledger.rules.chains.omnibus import is_ours, omnibus_owed, omnibus_reserve
 from ledger.rules.chains.places import NATIVE, OMNIBUS, find_deployment, move
 from ledger.rules.chains.projection import ISSUANCE_NAME
@@ -173,7 +174,9 @@ def _check_figures(
     for figure in command.figures:
         check_present(instrument=figure.instrument)
         check_raw("raw", figure.raw)
-        if figure.account and figure.account not in state.accounts and figure.account.rpartition(":")[0] != command.chain:
+        if figure.account and figure.account not in state.accounts:
+            check_address("account", figure.account, command.chain)
+        elif figure.account and state.accounts[figure.account].place != command.chain:
             message = f"account {figure.account!r} is not at {command.chain}"
             raise refusal(Reason.REASON_FIELD_MALFORMED, message, field="account", value=figure.account)
     if not command.figures:
