@@ -228,6 +228,10 @@ class Redemption:
     delivery_reference: str
     fills: tuple[Fill, ...] = ()
     delivered_units: int = 0
+    wallet: str = ""
+    """Whose units are burned at their chain first; until that is final there is no hold."""
+    reference: str = ""
+    """The holder's own, for the hold to come."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,6 +216,8 @@ class State:
     """Instructions with a target that are not over: (kind, chain, instrument, account) -> their keys, oldest first."""
     promised: dict[tuple[int, int], int] = field(default_factory=dict)
     """Units that open instructions take from accounts at chains: (instrument number, account number) -> units."""
+    onward_units: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Units of open burns that go on to another chain: (instrument, that chain) -> units. They count for its allotment from the start."""
     open_transactions: dict[tuple[str, str], OpenTransaction] = field(default_factory=dict)
     """By (key, sequence as text)."""
     divergences: dict[int, Divergence] = field(default_factory=dict)

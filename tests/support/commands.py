@@ -269,8 +269,9 @@ def rule(draw: Draw) -> Any:
 
 def bound(draw: Draw, state: Any) -> Any:
     holder = one(draw, state.holders, "h-none")
-    text = wallet_text(state.ledger_id, wallet_name(), holder).encode()
-    return accounts_pb2.BindWalletRequest(account=wallet_name(), holder=holder, signature=WALLET.sign(text).signature)
+    account = draw(st.sampled_from([wallet_name(), *CHAIN_WALLETS]))
+    text = wallet_text(state.ledger_id, account, holder).encode()
+    return accounts_pb2.BindWalletRequest(account=account, holder=holder, signature=WALLET.sign(text).signature)
 
 
 def chain(draw: Draw, state: Any) -> Any:
@@ -282,8 +283,9 @@ def chain(draw: Draw, state: Any) -> Any:
     return chains_pb2.RegisterChainRequest(chain=name, name="A", finality_rule=rule, finality_depth=depth, cursor=cursor)
 
 
-CHAIN_ACCOUNTS = [f"{chain}:{name}" for chain in ("memory:a", "memory:b") for name in ("w1", "w2", "d1", "k1")]
-"""Wallets, an address of ours, and a key, at each of two chains."""
+CHAIN_WALLETS = [f"{chain}:{bytes(WALLET.verify_key).hex()}" for chain in ("memory:a", "memory:b")]
+CHAIN_ACCOUNTS = [f"{chain}:{name}" for chain in ("memory:a", "memory:b") for name in ("d1", "d2", "k1")]
+"""Addresses of ours, and a key, at each of two chains."""
 
 
 def deployment(draw: Draw, state: Any) -> Any:
@@ -307,6 +309,42 @@ def amended_deployment(draw: Draw, state: Any) -> Any:
         chain=chain,
         instrument=instrument,
         **fields(draw, allotment_units=st.sampled_from([0, 10**6, 2 * 10**6]), halt_on_divergence=st.booleans()),
+    )
+
+
+def recorded(draw: Draw, state: Any) -> Any:
+    """Record a round of one or two transactions, mostly of open instructions under the next number of the key."""
+    chain = one(draw, state.chains, "memory:none")
+    key = f"{chain}:k1"
+    waiting = [each.text for each in state.instructions.values() if each.chain == chain]
+    number = len([each for each in state.open_transactions.values() if each.key == key])
+    known = state.chain_keys.get(key)
+    number += known.consumed_count if known is not None else 0
+    carried = [draw(st.lists(st.sampled_from([*waiting, "9-9"]), max_size=2)) for _ in range(draw(st.integers(1, 2)))]
+    transactions = [
+        chains_pb2.Transaction(key=key, sequence=chains_pb2.Sequence(number=number + n), payload=b"p%d" % n, instructions=each)
+        for n, each in enumerate(carried)
+    ]
+    return chains_pb2.RecordTransactionsRequest(chain=chain, transactions=transactions)
+
+
+def buried(draw: Draw, state: Any) -> Any:
+    known = [(each.chain, each.versions[0]) for each in state.open_transactions.values()]
+    chain, version = one(draw, known, ("memory:none", chains_pb2.Transaction(key="memory:none:k1").SerializeToString()))
+    first = chains_pb2.Transaction.FromString(version)
+    number = draw(st.sampled_from([0, 0, 0, 10**9]))
+    position = chains_pb2.ChainPosition(number=number, hash="0x0", time=moment(state.last_decision_time_us))
+    dead = chains_pb2.DeadTransaction(key=first.key, sequence=first.sequence, proof=1, position=position, found="0x1")
+    return chains_pb2.RecordDeadTransactionsRequest(chain=chain, transactions=[dead])
+
+
+def given_up(draw: Draw, state: Any) -> Any:
+    known = [each.text for each in state.instructions.values()]
+    return chains_pb2.AbandonInstructionRequest(
+        instruction=one(draw, known, "9-9"),
+        cause=draw(_CAUSES),
+        failure=draw(st.sampled_from([0, 0, 1, 2, 3])),
+        return_account=draw(st.sampled_from(["", "", "book:a", name(draw, state)])),
     )
 
 
@@ -517,6 +555,9 @@ MAKERS: dict[type[Any], Callable[[Draw, Any], Any]] = {
         key=draw(st.sampled_from(["memory:a:k1", "memory:b:k1", "memory:none:k1"])),
         roles=draw(st.sampled_from([chains_pb2.ChainKeyRole.values()[1:]] * 4 + [[1], []])),
     ),
+    chains_pb2.RecordTransactionsRequest: recorded,
+    chains_pb2.RecordDeadTransactionsRequest: buried,
+    chains_pb2.AbandonInstructionRequest: given_up,
     chains_pb2.RegisterDepositAddressesRequest: lambda draw, state: chains_pb2.RegisterDepositAddressesRequest(
         deposit_addresses=[chains_pb2.DepositAddress(deposit_address=draw(st.sampled_from(CHAIN_ACCOUNTS)), account=name(draw, state))]
     ),

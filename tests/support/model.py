@@ -100,7 +100,10 @@ class Model:
     # ---- transfers
 
     def units_transferred(self, event: Any) -> None:
-        self.move(event.instrument, event.source, event.destination, event.units)
+        """By way of a chain: from the book units wait in transit, from the chain nothing moves before it is seen."""
+        destination = f"transit:{event.chain}" if getattr(event, "chain", "") else event.destination
+        if destination == event.destination or event.source.startswith("book:"):
+            self.move(event.instrument, event.source, destination, event.units)
 
     units_transferred_by_force = units_transferred
 
@@ -162,7 +165,16 @@ class Model:
     # ---- issuance and redemption
 
     def units_issued(self, event: Any) -> None:
-        self.move(event.instrument, ISSUANCE, event.account, event.units)
+        self.move(event.instrument, ISSUANCE, f"transit:{event.chain}" if event.chain else event.account, event.units)
+
+    def instruction_abandoned(self, event: Any) -> None:
+        """Units come back from the transit of their chain; those that go to an account at a chain wait in the transit of that one."""
+        if event.returned_units:
+            place = event.return_account.rpartition(":")[0]
+            to = event.return_account if place in {"book", "ledger"} else f"transit:{place}"
+            source = f"transit:{event.chain}"
+            if source != to:
+                self.move(event.instrument, source, to, event.returned_units)
 
     def subscription_requested(self, event: Any) -> None:
         self.holds[event.hold] = [event.cash_instrument, event.account, event.cash_units]
@@ -183,7 +195,9 @@ class Model:
         self.take(self.subscriptions[event.subscription].hold, event.released_cash_units)
 
     def redemption_requested(self, event: Any) -> None:
-        self.holds[event.hold] = [event.instrument, event.account, event.units]
+        """Units of a wallet are held once they are burned there."""
+        if event.hold:
+            self.holds[event.hold] = [event.instrument, event.account, event.units]
         self.redemptions[event.redemption] = event
 
     def destroy(self, redemption: int, units: int) -> None:
@@ -268,5 +282,6 @@ WITHOUT_UNITS = frozenset({
     "delivery_confirmed", "reserve_shortfall_raised", "reserve_shortfall_ended", "fills_rescaled", "redemption_filled",
     "action_announced", "entitlements_fixed", "action_completed", "action_cancelled", "chain_amended",
     "deployment_registered", "deployment_amended", "chain_key_set",
+    "transactions_recorded", "transactions_died",
 })  # fmt: skip
 """Events that leave all units where they are."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ledger.rules.chains.places import move
 from stockledger.v1.chains_pb2 import ChainFailure, InstructionKind, InstructionState
@@ -83,12 +83,19 @@ def return_units(state: State, instruction: Instruction, account: str, units: in
 def promise(state: State, instruction: Instruction, units: int) -> None:
     """Add to the units that are promised of the account an instruction takes from; below zero: they are promised no longer."""
     key = (state.instruments[instruction.instrument].number, state.accounts[instruction.source].number)
-    left = state.promised.get(key, 0) + units
+    _add(state, state.promised, key, units)
+    onward = state.accounts.get(instruction.onward)
+    if onward is not None and onward.place in state.chains:
+        _add(state, state.onward_units, (instruction.instrument, onward.place), units)
+
+
+def _add(state: State, sums: dict[Any, int], key: Any, units: int) -> None:
+    left = sums.get(key, 0) + units
     assert left >= 0, "no more is released than was promised"
     if left:
-        state.put(state.promised, key, left)
+        state.put(sums, key, left)
     else:
-        state.remove(state.promised, key)
+        state.remove(sums, key)
 
 
 def finish(state: State, instruction: Instruction) -> None:

@@ -64,12 +64,16 @@ def check_place_open(state: State, chain: str, instrument: str) -> None:
         raise refusal(Reason.REASON_PLACE_HALTED, message, chain=chain, instrument=instrument, divergence=stopping[0])
 
 
+def raw_of_units(state: State, deployment: Deployment, units: int) -> int:
+    """Return units of the instrument as raw units of the token. Example: 150 units of 8 decimals are 1,500,000,000,000 of 18."""
+    return int(units * 10 ** (deployment.decimals - state.instruments[deployment.instrument].decimals))
+
+
 def units_there(state: State, deployment: Deployment) -> int:
-    """Return the units on all accounts at a deployment's chain, and on their way there."""
-    instrument = state.instruments[deployment.instrument].number
-    return state.place_units.get((deployment.instrument, deployment.chain), 0) + state.holding(
-        instrument, state.chains[deployment.chain].transit
-    )
+    """Return the units on all accounts at a deployment's chain, and on their way there, from the book or from another chain."""
+    key = (deployment.instrument, deployment.chain)
+    transit = state.holding(state.instruments[deployment.instrument].number, state.chains[deployment.chain].transit)
+    return state.place_units.get(key, 0) + transit + state.onward_units.get(key, 0)
 
 
 def check_allotment(state: State, deployment: Deployment, units: int) -> None:

@@ -1174,7 +1174,7 @@ class DeadTransaction(_message.Message):
     proof: Global___DeathProof.ValueType
     """Why. Example: DEATH_PROOF_NUMBER_CONSUMED."""
     found: _builtins.str
-    """What consumed it: a transaction's id, or the value found. Example: "0x77aa..."."""
+    """What consumed it: a transaction's id, or the value found; at most 128 characters, required but for REFERENCE_EXPIRED. Example: "0x77aa..."."""
     searched_from_number: _builtins.int
     """REFERENCE_EXPIRED: the history was searched from this number on, not after the cursor at its recording. Example: 300000000."""
     @_builtins.property
@@ -2209,7 +2209,7 @@ Global___RecordTransactionsResponse: _TypeAlias = RecordTransactionsResponse  # 
 
 @_typing.final
 class RecordDeadTransactionsRequest(_message.Message):
-    """Record that transactions can never land; their instructions are open again. Refusals in order: FIELD_*, TOO_MANY_ITEMS (1,000), CHAIN_NOT_FOUND, INSTRUCTION_NOT_FOUND (no such open transaction),
+    """Record that transactions can never land; their instructions are open again. Refusals in order: FIELD_*, TOO_MANY_ITEMS (64), CHAIN_NOT_FOUND, INSTRUCTION_NOT_FOUND (no such open transaction),
     PROOF_INSUFFICIENT (beyond the cursor, of another kind of sequence, not past its last number, or not searched far enough).
     """
 
@@ -2473,7 +2473,7 @@ Global___RecordReconciliationResponse: _TypeAlias = RecordReconciliationResponse
 @_typing.final
 class AbandonInstructionRequest(_message.Message):
     """Give up an instruction that no transaction carries (never recorded, or all its transactions dead or failed); units come back from transit. Needs approval by default unless the chain
-    refuses it (`failure`, as a simulation at the cursor shows). Refusals in order: FIELD_*, INSTRUCTION_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, STATE_UNFIT (recorded; a failure that
+    refuses it (`failure`, as a simulation at the cursor shows; then units go to their origin, or wait, REFUSED). Refusals in order: FIELD_*, INSTRUCTION_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, STATE_UNFIT (recorded; a failure that
     is not for ever; return_account of another holder; a return_account where nothing is in transit; none where its origin is at a chain), ACCOUNT_CLOSED.
     """
 
@@ -3300,6 +3300,7 @@ class InstructionAbandoned(_message.Message):
     INSTRUMENT_FIELD_NUMBER: _builtins.int
     RETURNED_UNITS_FIELD_NUMBER: _builtins.int
     RETURN_ACCOUNT_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
     instruction: _builtins.str
     """Which. Example: "4711-0"."""
     cause: _builtins.str
@@ -3312,6 +3313,8 @@ class InstructionAbandoned(_message.Message):
     """Units that came back from transit; 0: none were there. Example: 150000000."""
     return_account: _builtins.str
     """Where to; at a chain they wait in its transit for a new mint. Example: "book:alice"."""
+    chain: _builtins.str
+    """CAIP-2 id of its chain. Example: "eip155:1"."""
     def __init__(
         self,
         *,
@@ -3321,10 +3324,11 @@ class InstructionAbandoned(_message.Message):
         instrument: _builtins.str = ...,
         returned_units: _builtins.int = ...,
         return_account: _builtins.str = ...,
+        chain: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "failure", b"failure", "instruction", b"instruction", "instrument", b"instrument", "return_account", b"return_account", "returned_units", b"returned_units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "chain", b"chain", "failure", b"failure", "instruction", b"instruction", "instrument", b"instrument", "return_account", b"return_account", "returned_units", b"returned_units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

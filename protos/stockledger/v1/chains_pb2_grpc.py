@@ -65,6 +65,56 @@ class ChainServiceStub:
                 request_serializer=stockledger_dot_v1_dot_chains__pb2.RegisterDepositAddressesRequest.SerializeToString,
                 response_deserializer=stockledger_dot_v1_dot_chains__pb2.RegisterDepositAddressesResponse.FromString,
                 _registered_method=True)
+        self.RecordTransactions = channel.unary_unary(
+                '/stockledger.v1.ChainService/RecordTransactions',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.RecordTransactionsRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordTransactionsResponse.FromString,
+                _registered_method=True)
+        self.RecordDeadTransactions = channel.unary_unary(
+                '/stockledger.v1.ChainService/RecordDeadTransactions',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.RecordDeadTransactionsRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordDeadTransactionsResponse.FromString,
+                _registered_method=True)
+        self.AbandonInstruction = channel.unary_unary(
+                '/stockledger.v1.ChainService/AbandonInstruction',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.AbandonInstructionRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.AbandonInstructionResponse.FromString,
+                _registered_method=True)
+        self.RecordObservations = channel.unary_unary(
+                '/stockledger.v1.ChainService/RecordObservations',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.RecordObservationsRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordObservationsResponse.FromString,
+                _registered_method=True)
+        self.RecordReconciliation = channel.unary_unary(
+                '/stockledger.v1.ChainService/RecordReconciliation',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.RecordReconciliationRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordReconciliationResponse.FromString,
+                _registered_method=True)
+        self.RaiseDivergence = channel.unary_unary(
+                '/stockledger.v1.ChainService/RaiseDivergence',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.RaiseDivergenceRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.RaiseDivergenceResponse.FromString,
+                _registered_method=True)
+        self.ResolveDivergence = channel.unary_unary(
+                '/stockledger.v1.ChainService/ResolveDivergence',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.ResolveDivergenceRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.ResolveDivergenceResponse.FromString,
+                _registered_method=True)
+        self.SweepWallet = channel.unary_unary(
+                '/stockledger.v1.ChainService/SweepWallet',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.SweepWalletRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.SweepWalletResponse.FromString,
+                _registered_method=True)
+        self.AttributeDeposit = channel.unary_unary(
+                '/stockledger.v1.ChainService/AttributeDeposit',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.AttributeDepositRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.AttributeDepositResponse.FromString,
+                _registered_method=True)
+        self.AnchorCheckpoint = channel.unary_unary(
+                '/stockledger.v1.ChainService/AnchorCheckpoint',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.AnchorCheckpointRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.AnchorCheckpointResponse.FromString,
+                _registered_method=True)
         self.GetChain = channel.unary_unary(
                 '/stockledger.v1.ChainService/GetChain',
                 request_serializer=stockledger_dot_v1_dot_chains__pb2.GetChainRequest.SerializeToString,
@@ -79,6 +129,31 @@ class ChainServiceStub:
                 '/stockledger.v1.ChainService/ListDeployments',
                 request_serializer=stockledger_dot_v1_dot_chains__pb2.ListDeploymentsRequest.SerializeToString,
                 response_deserializer=stockledger_dot_v1_dot_chains__pb2.ListDeploymentsResponse.FromString,
+                _registered_method=True)
+        self.GetInstruction = channel.unary_unary(
+                '/stockledger.v1.ChainService/GetInstruction',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.GetInstructionRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.GetInstructionResponse.FromString,
+                _registered_method=True)
+        self.ListInstructions = channel.unary_unary(
+                '/stockledger.v1.ChainService/ListInstructions',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.ListInstructionsRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.ListInstructionsResponse.FromString,
+                _registered_method=True)
+        self.ListTransactions = channel.unary_unary(
+                '/stockledger.v1.ChainService/ListTransactions',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.ListTransactionsRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.ListTransactionsResponse.FromString,
+                _registered_method=True)
+        self.ListPlaces = channel.unary_unary(
+                '/stockledger.v1.ChainService/ListPlaces',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.ListPlacesRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.ListPlacesResponse.FromString,
+                _registered_method=True)
+        self.ListDivergences = channel.unary_unary(
+                '/stockledger.v1.ChainService/ListDivergences',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.ListDivergencesRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.ListDivergencesResponse.FromString,
                 _registered_method=True)
         self.ListChainKeys = channel.unary_unary(
                 '/stockledger.v1.ChainService/ListChainKeys',
@@ -138,6 +213,76 @@ class ChainServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordTransactions(self, request, context):
+        """Record transactions before they are signed. Example: a round of 12.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordDeadTransactions(self, request, context):
+        """Record that transactions can never land. Example: one whose number another has used.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AbandonInstruction(self, request, context):
+        """Give up an instruction. Example: one that the chain refuses.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordObservations(self, request, context):
+        """Book a range of a chain. Example: what blocks 23456790 to 23456800 have of ours.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordReconciliation(self, request, context):
+        """Hold figures of a chain against the books. Example: the supply of AAPLx.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RaiseDivergence(self, request, context):
+        """Tell that what was final has changed. Example: another hash at the cursor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveDivergence(self, request, context):
+        """End a divergence. Example: the operator bears what a stolen key minted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SweepWallet(self, request, context):
+        """Move somebody else's token between our own addresses. Example: a deposit to the hot wallet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AttributeDeposit(self, request, context):
+        """Credit a deposit of nobody known. Example: to book:alice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AnchorCheckpoint(self, request, context):
+        """Keep a checkpoint on a chain. Example: the newest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetChain(self, request, context):
         """Read a chain. Example: its cursor.
         """
@@ -154,6 +299,41 @@ class ChainServiceServicer:
 
     def ListDeployments(self, request, context):
         """List deployments. Example: those of AAPLx.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetInstruction(self, request, context):
+        """Read an instruction. Example: 4711-0.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListInstructions(self, request, context):
+        """List instructions that are not over, in the order in which they are sent. Example: those OPEN on eip155:1.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTransactions(self, request, context):
+        """List recorded transactions that may land. Example: what a projector resumes with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPlaces(self, request, context):
+        """List what stands at each place. Example: of AAPLx.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDivergences(self, request, context):
+        """List open divergences. Example: those of eip155:1.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -206,6 +386,56 @@ def add_ChainServiceServicer_to_server(servicer, server):
                     request_deserializer=stockledger_dot_v1_dot_chains__pb2.RegisterDepositAddressesRequest.FromString,
                     response_serializer=stockledger_dot_v1_dot_chains__pb2.RegisterDepositAddressesResponse.SerializeToString,
             ),
+            'RecordTransactions': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordTransactions,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordTransactionsRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.RecordTransactionsResponse.SerializeToString,
+            ),
+            'RecordDeadTransactions': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordDeadTransactions,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordDeadTransactionsRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.RecordDeadTransactionsResponse.SerializeToString,
+            ),
+            'AbandonInstruction': grpc.unary_unary_rpc_method_handler(
+                    servicer.AbandonInstruction,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.AbandonInstructionRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.AbandonInstructionResponse.SerializeToString,
+            ),
+            'RecordObservations': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordObservations,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordObservationsRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.RecordObservationsResponse.SerializeToString,
+            ),
+            'RecordReconciliation': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordReconciliation,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordReconciliationRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.RecordReconciliationResponse.SerializeToString,
+            ),
+            'RaiseDivergence': grpc.unary_unary_rpc_method_handler(
+                    servicer.RaiseDivergence,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.RaiseDivergenceRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.RaiseDivergenceResponse.SerializeToString,
+            ),
+            'ResolveDivergence': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveDivergence,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.ResolveDivergenceRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.ResolveDivergenceResponse.SerializeToString,
+            ),
+            'SweepWallet': grpc.unary_unary_rpc_method_handler(
+                    servicer.SweepWallet,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.SweepWalletRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.SweepWalletResponse.SerializeToString,
+            ),
+            'AttributeDeposit': grpc.unary_unary_rpc_method_handler(
+                    servicer.AttributeDeposit,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.AttributeDepositRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.AttributeDepositResponse.SerializeToString,
+            ),
+            'AnchorCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.AnchorCheckpoint,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.AnchorCheckpointRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.AnchorCheckpointResponse.SerializeToString,
+            ),
             'GetChain': grpc.unary_unary_rpc_method_handler(
                     servicer.GetChain,
                     request_deserializer=stockledger_dot_v1_dot_chains__pb2.GetChainRequest.FromString,
@@ -220,6 +450,31 @@ def add_ChainServiceServicer_to_server(servicer, server):
                     servicer.ListDeployments,
                     request_deserializer=stockledger_dot_v1_dot_chains__pb2.ListDeploymentsRequest.FromString,
                     response_serializer=stockledger_dot_v1_dot_chains__pb2.ListDeploymentsResponse.SerializeToString,
+            ),
+            'GetInstruction': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetInstruction,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.GetInstructionRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.GetInstructionResponse.SerializeToString,
+            ),
+            'ListInstructions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListInstructions,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.ListInstructionsRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.ListInstructionsResponse.SerializeToString,
+            ),
+            'ListTransactions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTransactions,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.ListTransactionsRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.ListTransactionsResponse.SerializeToString,
+            ),
+            'ListPlaces': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPlaces,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.ListPlacesRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.ListPlacesResponse.SerializeToString,
+            ),
+            'ListDivergences': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDivergences,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.ListDivergencesRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.ListDivergencesResponse.SerializeToString,
             ),
             'ListChainKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ListChainKeys,
@@ -406,6 +661,276 @@ class ChainService:
             _registered_method=True)
 
     @staticmethod
+    def RecordTransactions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/RecordTransactions',
+            stockledger_dot_v1_dot_chains__pb2.RecordTransactionsRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.RecordTransactionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordDeadTransactions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/RecordDeadTransactions',
+            stockledger_dot_v1_dot_chains__pb2.RecordDeadTransactionsRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.RecordDeadTransactionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AbandonInstruction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/AbandonInstruction',
+            stockledger_dot_v1_dot_chains__pb2.AbandonInstructionRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.AbandonInstructionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordObservations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/RecordObservations',
+            stockledger_dot_v1_dot_chains__pb2.RecordObservationsRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.RecordObservationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordReconciliation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/RecordReconciliation',
+            stockledger_dot_v1_dot_chains__pb2.RecordReconciliationRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.RecordReconciliationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RaiseDivergence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/RaiseDivergence',
+            stockledger_dot_v1_dot_chains__pb2.RaiseDivergenceRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.RaiseDivergenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveDivergence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/ResolveDivergence',
+            stockledger_dot_v1_dot_chains__pb2.ResolveDivergenceRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.ResolveDivergenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SweepWallet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/SweepWallet',
+            stockledger_dot_v1_dot_chains__pb2.SweepWalletRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.SweepWalletResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AttributeDeposit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/AttributeDeposit',
+            stockledger_dot_v1_dot_chains__pb2.AttributeDepositRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.AttributeDepositResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnchorCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/AnchorCheckpoint',
+            stockledger_dot_v1_dot_chains__pb2.AnchorCheckpointRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.AnchorCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetChain(request,
             target,
             options=(),
@@ -476,6 +1001,141 @@ class ChainService:
             '/stockledger.v1.ChainService/ListDeployments',
             stockledger_dot_v1_dot_chains__pb2.ListDeploymentsRequest.SerializeToString,
             stockledger_dot_v1_dot_chains__pb2.ListDeploymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetInstruction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/GetInstruction',
+            stockledger_dot_v1_dot_chains__pb2.GetInstructionRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.GetInstructionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListInstructions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/ListInstructions',
+            stockledger_dot_v1_dot_chains__pb2.ListInstructionsRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.ListInstructionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTransactions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/ListTransactions',
+            stockledger_dot_v1_dot_chains__pb2.ListTransactionsRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.ListTransactionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPlaces(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/ListPlaces',
+            stockledger_dot_v1_dot_chains__pb2.ListPlacesRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.ListPlacesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDivergences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/ListDivergences',
+            stockledger_dot_v1_dot_chains__pb2.ListDivergencesRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.ListDivergencesResponse.FromString,
             options,
             channel_credentials,
             insecure,
