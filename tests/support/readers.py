@@ -28,11 +28,13 @@ TRANSFER, MINT, BURN = (
     ObservationKind.OBSERVATION_KIND_MINT,
     ObservationKind.OBSERVATION_KIND_BURN,
 )
+SEND = InstructionKind.INSTRUCTION_KIND_SEND
+"""Signed by the wallet that it leaves."""
 SHOWN_BY = {
     InstructionKind.INSTRUCTION_KIND_MINT: MINT,
     InstructionKind.INSTRUCTION_KIND_BURN: BURN,
     InstructionKind.INSTRUCTION_KIND_FORCE_TRANSFER: TRANSFER,
-    InstructionKind.INSTRUCTION_KIND_SEND: TRANSFER,
+    SEND: TRANSFER,
 }
 
 
@@ -80,7 +82,7 @@ class Reader:
     def record(self, *instructions: Instruction, key: str = "") -> Transaction:
         """Record a transaction that carries instructions, and return it."""
         transaction = Transaction(
-            key=key or self.key,
+            key=key or (instructions[0].source if instructions[0].kind == SEND else self.key),
             sequence=Sequence(number=self.sequence),
             payload=f"{self.chain} {self.sequence}".encode(),
             instructions=[instruction.text for instruction in instructions],
