@@ -251,6 +251,8 @@ class Action:
     """The instrument a distribution was paid in, once it was."""
     totals: bytes = b""
     """Its serialised ActionCompleted, once completed."""
+    growth: tuple[int, int] = (1, 1)
+    """By the multiplier: what one becomes, as (numerator, denominator)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,6 +202,12 @@ def decide_close(state: State, command: CloseAccountRequest, context: Context) -
     return [AccountClosed(account=account.name)]
 
 
+def _named(instruction: records.Instruction) -> tuple[str, ...]:
+    """Return the accounts that units of an instruction come from, go to, or belong to."""
+    ends = (instruction.source, instruction.destination, instruction.origin, instruction.onward, instruction.owner_account)
+    return ends if instruction.units else ()
+
+
 def _check_nothing_due(state: State, account: records.Account) -> None:
     """Refuse while something may still come to an account: units of orders, entitlements, receivables that it funded."""
     due = [
@@ -209,6 +215,8 @@ def _check_nothing_due(state: State, account: records.Account) -> None:
         *(f"redemption {number}" for number, order in sorted(state.redemptions.items()) if order.account == account.name),
         *(f"action {action}" for action, entitled in sorted(state.entitlements.items()) if account.number in entitled.accounts),
         *(f"action {action}" for action, number in sorted(state.owed) if number == account.number),
+        *(f"instruction {each.text}" for _, each in sorted(state.instructions.items()) if account.name in _named(each)),
+        *(f"deposit address {address}" for address, name in sorted(state.deposit_addresses.items()) if name == account.name),
         *(f"receivable of {holder}" for holder, _, loss_account in sorted(state.receivables) if loss_account == account.name),
     ]
     if due:

@@ -33,7 +33,7 @@ from stockledger.v1.chains_pb2 import (
     SetChainKeyRequest,
     WithdrawalLimits,
 )
-from stockledger.v1.instruments_pb2 import Backing, RetireInstrumentRequest
+from stockledger.v1.instruments_pb2 import AmendInstrumentRequest, Backing, RetireInstrumentRequest
 
 MINT, BURN = ChainCapability.CHAIN_CAPABILITY_MINT, ChainCapability.CHAIN_CAPABILITY_BURN
 MINTER, BURNER = ChainKeyRole.CHAIN_KEY_ROLE_MINTER, ChainKeyRole.CHAIN_KEY_ROLE_BURNER
@@ -157,6 +157,8 @@ def test_all_chains_together_are_allotted_what_is_authorised(books: Scenario) ->
     books.given(deploy(**other, allotment_units=5))
     books.when(change(allotment_units=10**16 - 4)).raises("AUTHORISED_EXCEEDED")
     books.given(change(allotment_units=10**16 - 6), change(chain=SOLANA, allotment_units=6))
+    books.when(AmendInstrumentRequest(instrument="AAPLx", authorised_units=10**16 - 1)).raises("AUTHORISED_EXCEEDED", units=10**16)
+    books.given(change(chain=SOLANA, allotment_units=5), AmendInstrumentRequest(instrument="AAPLx", authorised_units=10**16 - 1))
 
 
 def test_a_deployment_is_amended(books: Scenario) -> None:

@@ -19,6 +19,7 @@ from ledger.rules.addresses import check_address
 from ledger.rules.chains.places import NATIVE, OMNIBUS, find_deployment, units_there
 from ledger.rules.chains.registration import find_chain
 from ledger.rules.checks import check_enum, check_present, check_units_or_zero, find_instrument
+from ledger.rules.corporate_actions.schedule import open_actions, schedule_events
 from stockledger.v1.chains_pb2 import (
     AmendDeploymentRequest,
     AmendDeploymentResponse,
@@ -36,6 +37,8 @@ from stockledger.v1.instruments_pb2 import Backing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from google.protobuf.message import Message
 
     from ledger.rules.context import Context, Decided
     from ledger.state import State
@@ -122,7 +125,7 @@ def _check_kind_fields(kind: int, allotment_units: int, wallets: Sequence[str], 
         raise _malformed("withdrawal_limits", "is set, a native deployment has none", "")
 
 
-def decide_register(state: State, command: RegisterDeploymentRequest, context: Context) -> list[DeploymentRegistered]:
+def decide_register(state: State, command: RegisterDeploymentRequest, context: Context) -> list[Message]:
     _check_form(command)
     instrument = find_instrument(state, command.instrument)
     chain = find_chain(state, command.chain)
@@ -151,7 +154,17 @@ def decide_register(state: State, command: RegisterDeploymentRequest, context: C
         withdrawal_limits=command.withdrawal_limits if command.HasField("withdrawal_limits") else None,
         halt_on_divergence=command.halt_on_divergence,
     )
-    return [DeploymentRegistered(deployment=deployment)]
+    return [
+        DeploymentRegistered(deployment=deployment),
+        *schedule_events(
+            state,
+            instrument.symbol,
+            instrument.multiplier,
+            open_actions(state, instrument.symbol),
+            context.decision_time_us,
+            deployed=command.kind == NATIVE,
+        ),
+    ]
 
 
 def _check_decimals(instrument: records.Instrument, command: RegisterDeploymentRequest) -> None:

@@ -31,7 +31,7 @@ from ledger.rules.chains.endings import (
 )
 from ledger.rules.chains.places import halting
 from ledger.rules.chains.projection import ISSUANCE_NAME, project
-from ledger.rules.checks import check_account_open, check_enum, check_present, check_text, find_account
+from ledger.rules.checks import BOOK, check_account_open, check_enum, check_present, check_text, find_account
 from ledger.rules.reserves import reserve_events
 from stockledger.v1.chains_pb2 import (
     AbandonInstructionRequest,
@@ -89,14 +89,18 @@ def carry_out(state: State, kind: str, event: Any, decided: Decided) -> None:
 
 
 def open_instruction(state: State, instruction: Instruction) -> None:
-    """Book a new instruction. One with a target takes the place of those that no transaction carries."""
+    """Book a new instruction. One with a target takes the place of those that no transaction carries.
+
+    A multiplier for later does not take the place of one that counts already: it waits for it.
+    """
     state.put(state.instructions, instruction.key, instruction)
     if instruction.kind in TAKING:
         promise(state, instruction, instruction.units)
     if instruction.kind in TARGETS:
         key = target_key(instruction)
         for older in state.targets.get(key, ()):
-            if state.instructions[older].state != RECORDED:
+            waits = 0 < state.instructions[older].effective_time_us <= instruction.decision_time_us < instruction.effective_time_us
+            if state.instructions[older].state != RECORDED and not waits:
                 finish(state, state.instructions[older])
         state.put(state.targets, key, (*state.targets.get(key, ()), instruction.key))
 
@@ -185,7 +189,7 @@ def _check_return(state: State, instruction: Instruction, name: str, units: int)
     if owner.holder != taker.holder or (not owner.holder and owner.name != taker.name):
         message = f"{name} is not of holder {owner.holder!r}, whose units are in transit"
         raise refusal(Reason.REASON_STATE_UNFIT, message, account=name, holder=owner.holder)
-    if taker.place in state.chains:
+    if taker.place != BOOK:
         deployment = state.deployments.get((instruction.instrument, taker.place))
         if deployment is None or deployment.retired:
             message = f"{instruction.instrument} has no deployment in use on {taker.place}"

@@ -278,14 +278,12 @@ def _pauses_at(state: State, chain: str, instrument: str, decided: Decided) -> I
 
 
 def _multiplier_changed(state: State, event: Any, decided: Decided) -> Iterator[Instruction]:
-    """Tell the chains at once, unless they were told before, for this moment."""
-    scheduled = state.scheduled_multipliers.get(event.instrument)
-    if scheduled is None or (scheduled.action, str(scheduled.multiplier)) != (event.action, event.multiplier):
-        for deployment in _capable(state, event.instrument, SET_MULTIPLIER):
-            yield _make(
-                deployment.chain, event.instrument, SET_MULTIPLIER, decided,
-                multiplier=int(event.multiplier), effective_time_us=decided.decision_time_us,
-            )  # fmt: skip
+    """Tell the chains. One that was told before, for this moment, has reached it by itself."""
+    for deployment in _capable(state, event.instrument, SET_MULTIPLIER):
+        yield _make(
+            deployment.chain, event.instrument, SET_MULTIPLIER, decided,
+            multiplier=int(event.multiplier), effective_time_us=decided.decision_time_us,
+        )  # fmt: skip
     yield from _reserve(state, event.instrument, decided)
 
 
@@ -318,6 +316,12 @@ def _deployed(state: State, event: Any, decided: Decided) -> Iterator[Instructio
         yield _make(
             deployment.chain, deployment.instrument, SET_MULTIPLIER, decided,
             multiplier=multiplier, effective_time_us=decided.decision_time_us,
+        )  # fmt: skip
+    scheduled = state.scheduled_multipliers.get(deployment.instrument)
+    if CAPABILITY_OF[SET_MULTIPLIER] in deployment.capabilities and scheduled is not None:
+        yield _make(
+            deployment.chain, deployment.instrument, SET_MULTIPLIER, decided,
+            multiplier=scheduled.multiplier, effective_time_us=scheduled.effective_time_us,
         )  # fmt: skip
 
 
@@ -392,7 +396,8 @@ PROJECTED: Final[dict[str, Projection]] = {
 def project(state: State, kind: str, event: Any, decided: Decided) -> list[Instruction]:
     """Return what the ledger wants done on chains after an event that has just been booked, in the order of chain, kind and account."""
     found = sorted(
-        PROJECTED[kind](state, event, decided), key=lambda each: (each.chain, each.kind, each.source or each.destination, each.instrument)
+        PROJECTED[kind](state, event, decided),
+        key=lambda each: (each.chain, each.kind, each.source or each.destination, each.instrument, each.effective_time_us),
     )
     index = entry_index(state, decided)
     return [dataclasses.replace(each, index=index, position=position) for position, each in enumerate(found)]
