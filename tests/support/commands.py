@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import chances as st
+import sightings
 from google.protobuf.timestamp_pb2 import Timestamp
 from nacl.signing import SigningKey
 from scenario import cash, stock
@@ -289,8 +290,19 @@ CHAIN_ACCOUNTS = [f"{chain}:{name}" for chain in ("memory:a", "memory:b") for na
 
 
 def deployment(draw: Draw, state: Any) -> Any:
-    """Mostly a native token of one of the stocks that can do everything."""
-    chain, symbol = one(draw, state.chains, "memory:none"), draw(st.sampled_from(SYMBOLS))
+    """Mostly a native token of one of the stocks that can do everything; or somebody else's, in a wallet of ours."""
+    chain, symbol = one(draw, state.chains, "memory:none"), draw(st.sampled_from([*SYMBOLS, "OMNIx"]))
+    if symbol == "OMNIx":
+        return chains_pb2.RegisterDeploymentRequest(
+            chain=chain,
+            instrument=symbol,
+            token=f"{chain}/token:{symbol}",
+            decimals=draw(st.sampled_from([3, 3, 3, 1])),
+            kind=2,
+            capabilities=chains_pb2.ChainCapability.values()[1:],
+            wallets=[f"{chain}:k1"],
+            halt_on_divergence=draw(st.booleans()),
+        )
     return chains_pb2.RegisterDeploymentRequest(
         chain=chain,
         instrument=symbol,
@@ -561,4 +573,5 @@ MAKERS: dict[type[Any], Callable[[Draw, Any], Any]] = {
     chains_pb2.RegisterDepositAddressesRequest: lambda draw, state: chains_pb2.RegisterDepositAddressesRequest(
         deposit_addresses=[chains_pb2.DepositAddress(deposit_address=draw(st.sampled_from(CHAIN_ACCOUNTS)), account=name(draw, state))]
     ),
+    **sightings.MAKERS,
 }  # fmt: skip

@@ -30,11 +30,15 @@ class Model:
         self.fills: dict[tuple[str, int, int], Any] = {}
         self.subscriptions: dict[int, Any] = {}
         self.redemptions: dict[int, Any] = {}
+        self.size = 0
+        self.crossings: dict[int, Any] = {}
+        """What was decided to go to a chain, or to be burned there, by the index of its event."""
 
     def apply(self, entry: Entry) -> None:
         """Book one event."""
         kind = entry.WhichOneof("event")
         assert kind is not None
+        self.size += 1
         if kind not in WITHOUT_UNITS:
             getattr(self, kind)(getattr(entry, kind))
 
@@ -102,6 +106,8 @@ class Model:
     def units_transferred(self, event: Any) -> None:
         """By way of a chain: from the book units wait in transit, from the chain nothing moves before it is seen."""
         destination = f"transit:{event.chain}" if getattr(event, "chain", "") else event.destination
+        if destination != event.destination:
+            self.crossings[self.size - 1] = event
         if destination == event.destination or event.source.startswith("book:"):
             self.move(event.instrument, event.source, destination, event.units)
 
@@ -165,6 +171,8 @@ class Model:
     # ---- issuance and redemption
 
     def units_issued(self, event: Any) -> None:
+        if event.chain:
+            self.crossings[self.size - 1] = event
         self.move(event.instrument, ISSUANCE, f"transit:{event.chain}" if event.chain else event.account, event.units)
 
     def instruction_abandoned(self, event: Any) -> None:
@@ -175,6 +183,29 @@ class Model:
             source = f"transit:{event.chain}"
             if source != to:
                 self.move(event.instrument, source, to, event.returned_units)
+
+    def range_observed(self, event: Any) -> None:
+        """What was seen moves as it was seen; what a chain refuses comes back to where it came from."""
+        for number, name in enumerate(event.opened_accounts, event.first_opened_number):
+            assert number not in self.accounts
+            self.accounts[number] = name
+        for effect in event.effects:
+            for movement in effect.movements:
+                self.move(effect.instrument, self.accounts[movement.source], self.accounts[movement.destination], movement.units)
+        for outcome in event.outcomes:
+            cause = self.crossings.get(int(outcome.instruction.partition("-")[0]))
+            if outcome.returned_units:
+                self.move(cause.instrument, f"transit:{cause.chain}", getattr(cause, "source", ISSUANCE), outcome.returned_units)
+            if outcome.hold:
+                self.holds[outcome.hold] = [cause.instrument, cause.account, cause.units]
+                self.redemptions[cause.redemption].hold = outcome.hold
+
+    def divergence_resolved(self, event: Any) -> None:
+        if event.HasField("movement"):
+            self.move(event.movement.instrument, event.movement.source, event.movement.destination, event.movement.units)
+
+    def deposit_attributed(self, event: Any) -> None:
+        self.move(event.instrument, f"unattributed:{event.chain}", event.account, event.units)
 
     def subscription_requested(self, event: Any) -> None:
         self.holds[event.hold] = [event.cash_instrument, event.account, event.cash_units]
@@ -196,6 +227,8 @@ class Model:
 
     def redemption_requested(self, event: Any) -> None:
         """Units of a wallet are held once they are burned there."""
+        if event.wallet:
+            self.crossings[self.size - 1] = event
         if event.hold:
             self.holds[event.hold] = [event.instrument, event.account, event.units]
         self.redemptions[event.redemption] = event
@@ -282,6 +315,7 @@ WITHOUT_UNITS = frozenset({
     "delivery_confirmed", "reserve_shortfall_raised", "reserve_shortfall_ended", "fills_rescaled", "redemption_filled",
     "action_announced", "entitlements_fixed", "action_completed", "action_cancelled", "chain_amended",
     "deployment_registered", "deployment_amended", "chain_key_set",
-    "transactions_recorded", "transactions_died",
+    "transactions_recorded", "transactions_died", "chain_reconciled", "divergence_raised", "wallet_swept", "anchor_requested",
+    "multiplier_scheduled",
 })  # fmt: skip
 """Events that leave all units where they are."""
