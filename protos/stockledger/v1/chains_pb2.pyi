@@ -4017,7 +4017,7 @@ class ListTransactionsRequest(_message.Message):
     page_token: _builtins.str
     """next_page_token of the page before; empty: the first page. Example: "4720 3"."""
     chain: _builtins.str
-    """CAIP-2 id. Example: "eip155:1"."""
+    """Only of this chain; empty: all. Example: "eip155:1"."""
     @_builtins.property
     def as_of(self) -> _common_pb2.AsOf:
         """The state to read; absent: now. Example: size 1000."""
