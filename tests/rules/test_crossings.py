@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from on_chains import A, B, addresses, bound, change, deploy, omnibus, one_chain, register, wallet
+from on_chains import A, B, addresses, bound, change, deploy, omnibus, one_chain, register, set_key, wallet
 from primary_market import market
+from readers import Reader
 from scenario import Scenario, account, enforcer, stock, two_holders
 from steps import check_repeat, make_due
 
@@ -307,3 +308,15 @@ def test_many_at_once_are_decided_as_one_by_one(books: Scenario, pack: bool) -> 
 @pytest.mark.parametrize(("command", "other"), [(send(), send(units=41)), (send(ALICE, "book:alice"), send(ALICE, "book:bob"))])
 def test_a_repeat(books: Scenario, command: Any, other: Any) -> None:
     check_repeat(books, command, other)
+
+
+def test_seized_units_go_on_to_another_chain_though_their_owner_is_frozen(books: Scenario) -> None:
+    reader = Reader(books)
+    books.given(FreezeHolderRequest(holder="h-1", legal_reference="OFAC"))
+    books.when(force(ALICE, BOB_ON_B), principal="enforcer", approver="approver").accepted()
+    reader.carry_out(the_instruction(books))
+    mint = the_instruction(books)
+    assert (mint.chain, mint.kind, mint.origin, mint.legal_reference) == (B, MINT, ALICE, "court order 12/2026")
+    books.given(set_key(f"{B}:key"))
+    Reader(books, B).carry_out(mint)
+    assert [books.holding("AAPLx", name) for name in (ALICE, f"transit:{B}", BOB_ON_B)] == [10, 0, 40]

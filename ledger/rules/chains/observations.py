@@ -313,6 +313,7 @@ def _final(walk: Walk, instruction: Instruction) -> InstructionOutcome:
             outcome.hold = walk.take_hold_number()
         if walk.state.accounts[instruction.onward].place in walk.state.chains:
             outcome.onward, outcome.owner_account = instruction.onward, instruction.owner_account or instruction.source
+            outcome.legal_reference = instruction.legal_reference
     return outcome
 
 

@@ -179,7 +179,14 @@ def _observed(state: State, event: Any, decided: Decided) -> Iterator[Instructio
             elif movement.destination in transits and effect.observation.instruction in onward:
                 outcome = onward[effect.observation.instruction]
                 yield _to_chain(
-                    state, effect.instrument, outcome.onward, movement.units, decided, origin=source, owner=outcome.owner_account
+                    state,
+                    effect.instrument,
+                    outcome.onward,
+                    movement.units,
+                    decided,
+                    origin=source,
+                    owner=outcome.owner_account,
+                    legal_reference=outcome.legal_reference,
                 )
 
 

@@ -1423,6 +1423,7 @@ class InstructionOutcome(_message.Message):
     HOLD_FIELD_NUMBER: _builtins.int
     ONWARD_FIELD_NUMBER: _builtins.int
     OWNER_ACCOUNT_FIELD_NUMBER: _builtins.int
+    LEGAL_REFERENCE_FIELD_NUMBER: _builtins.int
     instruction: _builtins.str
     """The instruction. Example: "4711-0"."""
     state: Global___InstructionState.ValueType
@@ -1439,6 +1440,8 @@ class InstructionOutcome(_message.Message):
     """FINAL, of a burn that goes on to another chain: the account at which its units are minted there; the effect of the burn is in the same part. Example: "solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp:7xKX..."."""
     owner_account: _builtins.str
     """FINAL, of a burn that goes on to another chain: whose the units in its transit are. Example: "eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F"."""
+    legal_reference: _builtins.str
+    """FINAL, of a burn that goes on to another chain: the legal ground of a transfer by force, so that the mint is one too. Example: "court order 12/2026"."""
     def __init__(
         self,
         *,
@@ -1450,10 +1453,11 @@ class InstructionOutcome(_message.Message):
         hold: _builtins.int = ...,
         onward: _builtins.str = ...,
         owner_account: _builtins.str = ...,
+        legal_reference: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "failure_text", b"failure_text", "hold", b"hold", "instruction", b"instruction", "onward", b"onward", "owner_account", b"owner_account", "returned_units", b"returned_units", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "failure_text", b"failure_text", "hold", b"hold", "instruction", b"instruction", "legal_reference", b"legal_reference", "onward", b"onward", "owner_account", b"owner_account", "returned_units", b"returned_units", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
