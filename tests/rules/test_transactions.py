@@ -159,6 +159,7 @@ REFUSED = [
     ("KEY_UNFIT", record(one(FIRST, key=f"{A}:nobody"))),
     ("KEY_UNFIT", record(one(FIRST, cosigners=[f"{A}:nobody"]))),
     ("KEY_UNFIT", record(one(FIRST, key=f"{A}:retired"))),
+    ("KEY_UNFIT", record(one(FIRST, cosigners=[f"{A}:retired"]))),
     ("KEY_UNFIT", record(one(FIRST, key=f"{A}:burner"))),
     ("KEY_UNFIT", record(one(FIRST, key=f"{A}:other"))),
     ("SEQUENCE_TAKEN", record(one(SECOND, sequence=numbered(7)))),
