@@ -207,8 +207,8 @@ class Chains:
             text = self.state.instructions[waiting[pick % len(waiting)]].text
             size = self.books.books.size
             self.ask(AbandonInstructionRequest(instruction=text, cause="x", failure=failure, return_account=account))
-            if any(entry.HasField("instruction_abandoned") for _, entry in self.books.books.tail(size)):
-                self.ended[text] += 1
+            given_up = any(entry.HasField("instruction_abandoned") for _, entry in self.books.books.tail(size))
+            self.ended[text] += given_up and self.find(text) is None  # what came from a chain waits in transit, refused
 
     # ---- what the worker does
 

@@ -16,6 +16,7 @@ from ledger.records import Instruction
 from ledger.verify import check_books
 from stockledger.v1.accounts_pb2 import (
     AmendHolderRequest,
+    CloseAccountRequest,
     FreezeAccountRequest,
     FreezeHolderRequest,
     FreezeUnitsRequest,
@@ -349,6 +350,7 @@ BARRED_FR = SetEligibilityRequest(instrument="AAPLx", rule=EligibilityRule(effec
         ([FreezeUnitsRequest(instrument="AAPLx", account=ALICE, units=40, legal_reference="x")], seen(TRANSFER, 10, ALICE, BOB), []),
         ([BARRED_FR], seen(TRANSFER, 10, ALICE, BOB), ["HOLDER_NOT_ELIGIBLE"]),
         ([BARRED_FR], seen(TRANSFER, 10, ALICE, STRANGER), []),
+        ([CloseAccountRequest(account=BOB)], seen(TRANSFER, 10, ALICE, BOB), ["ACCOUNT_CLOSED"]),
         (
             [AmendHolderRequest(holder="h-2", state=HolderState.HOLDER_STATE_SUSPENDED)],
             seen(TRANSFER, 10, ALICE, BOB),

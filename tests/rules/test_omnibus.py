@@ -163,7 +163,6 @@ def test_more_than_can_be_counted_stops_the_place(books: Scenario, reader: Reade
     ("given", "expected"),
     [
         ([FreezeHolderRequest(holder="h-2", legal_reference="x")], [Breach.BREACH_PARTY_FROZEN]),
-        ([CloseAccountRequest(account="book:bob")], [Breach.BREACH_ACCOUNT_CLOSED]),
         (
             [SetEligibilityRequest(instrument="OMNIx", rule=EligibilityRule(effective_date="2026-11-22", barred_countries=["FR"]))],
             [Breach.BREACH_HOLDER_NOT_ELIGIBLE],
