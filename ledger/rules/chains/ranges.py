@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 OBSERVATIONS_MAX: Final = 10_000
 TRANSACTION_LENGTH_MAX: Final = 128
 ENCODING_BYTES_MAX: Final = 64
+ACCOUNT_LENGTH_MAX: Final = 170
+"""CAIP-10: 41 of the chain, a colon, 128 of the address."""
 _DIGITS_MAX: Final = 78
 """2^256 has 78 digits."""
 
@@ -90,8 +92,12 @@ def _check_observation(state: State, seen: Observation, chain: str) -> None:
         raise _malformed("value", f"{seen.value!r} is neither true nor false", seen.value)
     if kind == ObservationKind.OBSERVATION_KIND_AUTHORITY:
         check_text("subject", seen.subject)
-    check_length("subject", seen.subject)
-    check_length("value", seen.value)
+    for field, text in (("subject", seen.subject), ("value", seen.value), ("raw", seen.raw)):
+        check_length(field, text)
+    for field, text in (("source", seen.source), ("destination", seen.destination)):
+        check_length(field, text, ACCOUNT_LENGTH_MAX)
+    if len(set(seen.operations)) < len(seen.operations):
+        raise _malformed("operations", "names one twice", list(seen.operations))
     for operation in seen.operations:
         check_enum("operations", operation, Operation)
     if seen.HasField("effective_time"):
