@@ -6,6 +6,7 @@ what the run itself has moved so far, and those that are refused are left out. N
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from ledger.rules.checks import check_free
 from ledger.rules.columns import acceptable_at_once
 from ledger.rules.packed import TRANSFERS_PER_ENTRY_MAX
 from ledger.rules.runs import Transfers
-from ledger.rules.transfers import check_transfer
+from ledger.rules.transfers import check_transfer, goes_by_chain
 from stockledger.v1.events_pb2 import Entry
 from stockledger.v1.transfers_pb2 import TransfersPacked, TransferUnitsRequest, UnitsTransferred
 
@@ -87,6 +88,8 @@ class Run:
         least = _least_bytes((symbols, sources, destinations), texts, units)
         if min(units) <= 0 or sum(map(TransferUnitsRequest.ByteSize, commands)) != least:
             return False
+        if self._state.deployments and any(map(functools.partial(goes_by_chain, self._state), sources, destinations)):
+            return False
         numbers, accounts = self._state.instruments, self._state.accounts
         try:
             instrument_numbers = [numbers[symbol].number for symbol in symbols]
@@ -121,6 +124,8 @@ class Run:
         for position in positions:
             command = commands[position]
             if type(command) is not TransferUnitsRequest or command.reference or command.validate_only:
+                return position
+            if goes_by_chain(self._state, command.source, command.destination):
                 return position
             if command.request_id or command.HasField("not_after_time") or len(UnknownFieldSet(command)):
                 try:

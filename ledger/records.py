@@ -228,6 +228,10 @@ class Redemption:
     delivery_reference: str
     fills: tuple[Fill, ...] = ()
     delivered_units: int = 0
+    wallet: str = ""
+    """Whose units are burned at their chain first; until that is final there is no hold."""
+    reference: str = ""
+    """The holder's own, for the hold to come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +251,8 @@ class Action:
     """The instrument a distribution was paid in, once it was."""
     totals: bytes = b""
     """Its serialised ActionCompleted, once completed."""
+    growth: tuple[int, int] = (1, 1)
+    """By the multiplier: what one becomes, as (numerator, denominator)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,3 +288,143 @@ class Chain:
     cursor: ChainPosition
     """Everything up to here is in the books."""
     retired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """An instrument on a chain. Enum fields hold the numbers of chains.proto."""
+
+    chain: str
+    instrument: str
+    token: str
+    decimals: int
+    kind: int
+    capabilities: frozenset[int]
+    allotment_units: int = 0
+    wallets: tuple[str, ...] = ()
+    """Omnibus: wallets of ours; withdrawals are sent from the first."""
+    units_per_withdrawal_max: int = 0
+    units_per_day_max: int = 0
+    halt_on_divergence: bool = False
+    retired: bool = False
+    dust_raw: int = 0
+    """Omnibus: raw units received that make no whole unit yet."""
+    observed_multiplier: int = 0
+    """As last seen on chain, at scale 1e18; 0: none seen."""
+    paused_operations: frozenset[int] = frozenset()
+    """As last seen on chain."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChainKey:
+    """A key that signs for the ledger on a chain, by its CAIP-10 account."""
+
+    key: str
+    chain: str
+    roles: frozenset[int]
+    instruments: frozenset[str]
+    """For these alone; empty: all."""
+    retired: bool
+    consumed_count: int
+    """Counted keys: every number below this one is finally consumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """What the ledger wants done on a chain, while it is not over: OPEN, RECORDED or REFUSED.
+
+    Accounts are names; which fields count, and for what, depends on the kind as Instruction of chains.proto says.
+    """
+
+    index: int
+    """Of the entry whose event it follows from."""
+    position: int
+    """Among the instructions of that entry."""
+    chain: str
+    instrument: str
+    kind: int
+    decision_time_us: int
+    role: int
+    source: str = ""
+    destination: str = ""
+    units: int = 0
+    raw: int = 0
+    origin: str = ""
+    onward: str = ""
+    owner_account: str = ""
+    redemption: int = 0
+    frozen: bool = False
+    operations: frozenset[int] = frozenset()
+    multiplier: int = 0
+    effective_time_us: int = 0
+    note: bytes = b""
+    legal_reference: str = ""
+    state: int = 1
+    failure: int = 0
+    failure_text: str = ""
+    attempt_count: int = 0
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.index, self.position
+
+    @property
+    def text(self) -> str:
+        """Its id on the wire and on chain. Example: "4711-0"."""
+        return f"{self.index}-{self.position}"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTransaction:
+    """A recorded transaction that may land, with all its versions."""
+
+    chain: str
+    key: str
+    sequence: str
+    """As a text that no other sequence of the key has; see `rules.chains.transactions.sequence_text`."""
+    versions: tuple[bytes, ...]
+    """Serialised Transaction messages, oldest first; the last is the one to send."""
+    instructions: tuple[tuple[int, int], ...]
+    """Keys of the instructions that the first version carries."""
+    index: int
+    position: int
+    """Among the transactions of the entry that recorded the first version."""
+    first_time_us: int
+    last_time_us: int
+    cursor_number: int
+    """Number of the cursor when the first was recorded: it did not land at or before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """An open disagreement of ledger and chain, with both figures."""
+
+    divergence: int
+    chain: str
+    instrument: str
+    account: str
+    kind: int
+    expected: str
+    found: str
+    position: ChainPosition
+    transaction: str
+    halting: bool
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class FigureRead:
+    """A figure last read from a chain, and by how much it differed from the ledger's at that position; both raw."""
+
+    raw: int
+    difference_raw: int
+    position: ChainPosition
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledMultiplier:
+    """A multiplier set for a moment ahead, at scale 1e18."""
+
+    multiplier: int
+    effective_time_us: int
+    action: str

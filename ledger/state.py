@@ -21,15 +21,22 @@ from ledger.records import (  # at run time too: the declared types of State are
     Approval,
     ApprovalPolicy,
     Chain,
+    ChainKey,
     Custodian,
     CustodyAccount,
+    Deployment,
+    Divergence,
     Entitlement,
     Evidence,
+    FigureRead,
     FrozenUnits,
     Hold,
     Holder,
+    Instruction,
     Instrument,
+    OpenTransaction,
     Redemption,
+    ScheduledMultiplier,
     Subscription,
 )
 from ledger.request_window import RequestWindow, by_second
@@ -206,6 +213,42 @@ class State:
 
     chains: dict[str, Chain] = field(default_factory=dict)
     """By CAIP-2 id."""
+    deployments: dict[tuple[str, str], Deployment] = field(default_factory=dict)
+    """By (instrument, chain): those of one instrument are looked up more often."""
+    chains_of_instrument: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Where each instrument is deployed, retired deployments included, by chain."""
+    deployment_of_token: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """CAIP-19 id -> key of its deployment."""
+    chain_keys: dict[str, ChainKey] = field(default_factory=dict)
+    """By CAIP-10 account."""
+    deposit_addresses: dict[str, str] = field(default_factory=dict)
+    """Address of ours, CAIP-10 -> the account in the book it stands for."""
+    place_units: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Units of an instrument on all accounts at a chain: (instrument, chain) -> units. Only `rules.chains.places.move` writes it."""
+    instructions: dict[tuple[int, int], Instruction] = field(default_factory=dict)
+    """What is not over, by (index, position)."""
+    targets: dict[tuple[int, str, str, str], tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    """Instructions with a target that are not over: (kind, chain, instrument, account) -> their keys, oldest first."""
+    promised: dict[tuple[int, int], int] = field(default_factory=dict)
+    """Units that open instructions take from accounts at chains: (instrument number, account number) -> units."""
+    onward_units: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Units of open burns that go on to another chain: (instrument, that chain) -> units. They count for its allotment from the start."""
+    open_transactions: dict[tuple[str, str], OpenTransaction] = field(default_factory=dict)
+    """By (key, sequence as text)."""
+    divergences: dict[int, Divergence] = field(default_factory=dict)
+    """Open ones, by number."""
+    halts: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
+    """Open divergences that stop (chain, instrument), or with no instrument the whole chain."""
+    wallet_raw: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    """Omnibus: raw units, final, of each wallet and deposit address of ours: (chain, instrument, address) -> raw."""
+    withdrawn: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
+    """Omnibus: (chain, instrument) -> (day, UTC; units withdrawn on it), of the last day on which any were."""
+    figures: dict[tuple[str, str, str], FigureRead] = field(default_factory=dict)
+    """As last read from a chain: (chain, instrument, account; "" for the supply)."""
+    anchored: dict[str, int] = field(default_factory=dict)
+    """Size of the newest checkpoint asked to be kept on each chain."""
+    scheduled_multipliers: dict[str, ScheduledMultiplier] = field(default_factory=dict)
+    """By instrument: the multiplier that is set for a moment ahead."""
 
     journal: list[Any] | None = field(default=None, compare=False)
     """Old values since `begin`, newest last: table, key, old value, and so on flat, since a tuple each would keep the garbage collector

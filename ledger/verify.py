@@ -468,9 +468,14 @@ def _check_sum(state: State, instrument_number: int, book: Book, index: int) -> 
         _corrupt(index, f"the holdings of {state.instrument_symbols[instrument_number]} sum to {total} after entry {index}, not to zero")
 
 
+def _may_owe(state: State, number: int) -> bool:
+    """Tell whether an account may be below zero: issuance, external, and what a chain did that cannot be."""
+    return number in MAY_OWE or any(number == chain.divergence for chain in state.chains.values())
+
+
 def _check_holding(state: State, instrument_number: int, book: Book, number: int, index: int) -> None:
     units, held = book.units[number], book.held[number]
-    if (units < 0 and number not in MAY_OWE) or not 0 <= held <= max(units, 0):
+    if (units < 0 and not _may_owe(state, number)) or not 0 <= held <= max(units, 0):
         symbol, name = state.instrument_symbols[instrument_number], state.account_names.get(number, number)
         _corrupt(index, f"{name} has {units} {symbol} and holds back {held} of them after entry {index}")
     if units and number not in state.account_names:

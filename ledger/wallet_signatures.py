@@ -10,6 +10,7 @@ EIP-2 (low s), EIP-55 (address checksum), EIP-191 version 0x45 (personal message
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from nacl.exceptions import BadSignatureError
@@ -35,6 +36,7 @@ _GENERATOR: Final = (
 )
 _INFINITY: Final = (1, 1, 0)
 
+_HEX_KEY: Final = re.compile(r"[0-9a-f]{64}")
 _BASE58: Final = {digit: value for value, digit in enumerate("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz")}
 
 
@@ -196,6 +198,11 @@ def solana_public_key(address: str) -> bytes | None:
     zeros = len(address) - len(address.lstrip("1"))
     length = zeros + (number.bit_length() + 7) // 8
     return number.to_bytes(32, "big") if length == 32 else None
+
+
+def hex_public_key(address: str) -> bytes | None:
+    """Return the Ed25519 key that an address of 64 lower-case hex digits is, or None."""
+    return bytes.fromhex(address) if _HEX_KEY.fullmatch(address) else None
 
 
 def solana_signed(text: str, signature: bytes, public_key: bytes) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from ledger.reads import approvals, books, chains, corporate_actions, eligibility, holds, primary_market, receivables, reserves
+from ledger.reads import approvals, books, chains, corporate_actions, divergences, eligibility, holds, primary_market, receivables, reserves
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,7 @@ _ROOMS: Final = (
     primary_market,
     corporate_actions,
     chains,
+    divergences,
 )
 
 READS: Final[dict[type[Any], Callable[[State, Any, int], Any]]] = {request: read for room in _ROOMS for request, read in room.READS.items()}

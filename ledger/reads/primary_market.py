@@ -54,6 +54,7 @@ def redemption_message(state: State, redemption: Redemption) -> redemptions_pb2.
         in_kind=redemption.in_kind,
         fills=[fill_message(fill) for fill in redemption.fills],
         delivery_reference=redemption.delivery_reference,
+        wallet=redemption.wallet,
     )
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ledger.answers import timestamp
+from ledger.arithmetic import SHARES_SCALE, divide_floor, shares_e8_of_units_ceiling
 from ledger.reads.pages import page_of
+from ledger.rules.chains.omnibus import omnibus_owed, omnibus_reserve
 from ledger.rules.checks import find_instrument
 from ledger.rules.reserves import evidence_of, is_counted, is_stale, needed_shares_e8, reserve_shares_e8
 from stockledger.v1 import reserves_pb2
+from stockledger.v1.instruments_pb2 import Backing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ledger.records import Evidence, Instrument
     from ledger.state import State
+
+SHARES_MAX: Final = (1 << 63) - 1
 
 
 def evidence_message(instrument: Instrument, evidence: Evidence, now_us: int) -> reserves_pb2.Evidence:
@@ -34,9 +39,23 @@ def evidence_message(instrument: Instrument, evidence: Evidence, now_us: int) ->
     )
 
 
+def _backing_of(state: State, instrument: Instrument) -> tuple[int, int]:
+    """Return the shares that are there and those that are needed, at scale 1e8.
+
+    Of an omnibus instrument it is somebody else's token that our wallets hold, raw and final, against what is owed in the book: both at
+    the multiplier that the book has, the first rounded down and the second up. Beyond 64 bits the first is told as the most there is.
+    """
+    if instrument.backing != Backing.BACKING_OMNIBUS:
+        return reserve_shares_e8(state, instrument), needed_shares_e8(state, instrument)
+    units = omnibus_reserve(state, instrument.symbol, {})
+    shares = divide_floor(units * instrument.multiplier * SHARES_SCALE, 10 ** (instrument.decimals + 18))
+    needed = shares_e8_of_units_ceiling(omnibus_owed(state, instrument.symbol), instrument.multiplier, instrument.decimals)
+    return min(shares, SHARES_MAX), needed
+
+
 def reserve_message(state: State, instrument: Instrument, now_us: int) -> reserves_pb2.Reserve:
     """Return the reserve with all evidence behind it; figures are sums of the evidence that counts."""
-    evidence = evidence_of(state, instrument)
+    evidence, (there, needed) = evidence_of(state, instrument), _backing_of(state, instrument)
     counted = [each for each in evidence if is_counted(instrument, each)]
     return reserves_pb2.Reserve(
         instrument=instrument.symbol,
@@ -45,8 +64,8 @@ def reserve_message(state: State, instrument: Instrument, now_us: int) -> reserv
         encumbered_shares_e8=sum(each.encumbered_shares_e8 for each in counted),
         received_shares_e8=sum(each.received_shares_e8 for each in counted),
         delivered_shares_e8=sum(each.delivered_shares_e8 for each in counted),
-        reserve_shares_e8=reserve_shares_e8(state, instrument),
-        needed_shares_e8=str(needed_shares_e8(state, instrument)),
+        reserve_shares_e8=there,
+        needed_shares_e8=str(needed),
         shortfall=instrument.symbol in state.shortfalls,
         evidence=[evidence_message(instrument, each, now_us) for each in evidence],
     )
@@ -61,7 +80,9 @@ def list_reserves(state: State, request: reserves_pb2.ListReservesRequest, now_u
     backed = (
         symbol
         for symbol, instrument in state.instruments.items()
-        if symbol in state.custody_accounts_of_instrument or state.supply(instrument.number)
+        if symbol in state.custody_accounts_of_instrument
+        or state.supply(instrument.number)
+        or (instrument.backing == Backing.BACKING_OMNIBUS and symbol in state.chains_of_instrument)
     )
     page, token = page_of(request, backed)
     reserves = [reserve_message(state, state.instruments[symbol], now_us) for symbol in page]

@@ -36,6 +36,9 @@ from ledger.rules import (
     transfers,
     wallets,
 )
+from ledger.rules.chains import anchors, divergences, observations, omnibus
+from ledger.rules.chains.instructions import carry_out
+from ledger.rules.chains.projection import PROJECTED
 from ledger.rules.checks import check_not_late, time_us
 from ledger.rules.context import Context
 from stockledger.v1.approvals_pb2 import ApproveCommandRequest, ApproveCommandResponse
@@ -76,6 +79,10 @@ CAPABILITIES: Final = (
     redemptions,
     corporate_actions,
     chains,
+    omnibus,
+    anchors,
+    divergences,
+    observations,
 )
 
 
@@ -184,7 +191,10 @@ def _evolve(state: State, entry: Entry) -> None:
     evolve = None if kind is None else EVOLVE.get(kind)
     if kind is None or evolve is None:
         raise refusal(Reason.REASON_LOG_CORRUPT, f"entry {state.size} has no event this version knows", index=state.size)
-    evolve(state, getattr(entry, kind), entry)
+    event = getattr(entry, kind)
+    evolve(state, event, entry)
+    if kind in PROJECTED and state.deployments:
+        carry_out(state, kind, event, entry)
 
 
 def _remember(state: State, entry: Entry, index: int) -> None:

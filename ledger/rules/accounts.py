@@ -97,12 +97,23 @@ def add_account(state: State, name: str, number: int, holder: str) -> None:
     state.put(state.accounts, name, account)
     state.put(state.account_names, number, name)
     if holder:
-        names = state.accounts_of_holder.get(holder)
-        if names is None:
-            names = {}
-            state.put(state.accounts_of_holder, holder, names)
-        state.put(names, name, None)
+        _list_account(state, name, holder)
     refresh_profile(state, account)
+
+
+def _list_account(state: State, name: str, holder: str) -> None:
+    names = state.accounts_of_holder.get(holder)
+    if names is None:
+        names = {}
+        state.put(state.accounts_of_holder, holder, names)
+    state.put(names, name, None)
+
+
+def give_account(state: State, name: str, holder: str) -> None:
+    """Book that an account of nobody is a holder's from now on."""
+    assert not state.accounts[name].holder, "an account does not change its holder"
+    _list_account(state, name, holder)
+    change_account(state, name, holder=holder)
 
 
 def next_account_number(state: State) -> int:
@@ -191,6 +202,12 @@ def decide_close(state: State, command: CloseAccountRequest, context: Context) -
     return [AccountClosed(account=account.name)]
 
 
+def _named(instruction: records.Instruction) -> tuple[str, ...]:
+    """Return the accounts that units of an instruction come from, go to, or belong to."""
+    ends = (instruction.source, instruction.destination, instruction.origin, instruction.onward, instruction.owner_account)
+    return ends if instruction.units else ()
+
+
 def _check_nothing_due(state: State, account: records.Account) -> None:
     """Refuse while something may still come to an account: units of orders, entitlements, receivables that it funded."""
     due = [
@@ -198,6 +215,8 @@ def _check_nothing_due(state: State, account: records.Account) -> None:
         *(f"redemption {number}" for number, order in sorted(state.redemptions.items()) if order.account == account.name),
         *(f"action {action}" for action, entitled in sorted(state.entitlements.items()) if account.number in entitled.accounts),
         *(f"action {action}" for action, number in sorted(state.owed) if number == account.number),
+        *(f"instruction {each.text}" for _, each in sorted(state.instructions.items()) if account.name in _named(each)),
+        *(f"deposit address {address}" for address, name in sorted(state.deposit_addresses.items()) if name == account.name),
         *(f"receivable of {holder}" for holder, _, loss_account in sorted(state.receivables) if loss_account == account.name),
     ]
     if due:

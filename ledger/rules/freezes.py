@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ledger.errors import refusal
 from ledger.records import FrozenUnits
 from ledger.rules.accounts import change_account, change_holder
+from ledger.rules.chains.places import check_capable
 from ledger.rules.checks import (
     check_account_open,
     check_not_due,
@@ -49,6 +50,7 @@ from stockledger.v1.accounts_pb2 import (
     UnitsFrozen,
     UnitsUnfrozen,
 )
+from stockledger.v1.chains_pb2 import ChainCapability
 from stockledger.v1.errors_pb2 import Reason
 
 if TYPE_CHECKING:
@@ -119,6 +121,9 @@ def decide_freeze_units(state: State, command: FreezeUnitsRequest, context: Cont
     account = find_account(state, command.account)
     check_not_due(instrument, context.decision_time_us)
     check_account_open(account)
+    deployment = state.deployments.get((instrument.symbol, account.place))
+    if deployment is not None:
+        check_capable(deployment, ChainCapability.CHAIN_CAPABILITY_FREEZE_UNITS)
     if state.frozen_units.get((instrument.number, account.number)) == frozen:
         message = f"{frozen.units} {instrument.symbol} of {account.name} are frozen on this ground already ({frozen.legal_reference})"
         raise refusal(

@@ -211,6 +211,19 @@ def decide_amend(state: State, command: AmendInstrumentRequest, context: Context
     if "authorised_units" in changes:
         check_not_due(instrument, context.decision_time_us)
     supply = state.supply(instrument.number)
+    allotted = sum(
+        state.deployments[instrument.symbol, chain].allotment_units for chain in state.chains_of_instrument.get(instrument.symbol, ())
+    )
+    if changes.get("authorised_units", allotted) < allotted:
+        message = f"{command.authorised_units} authorised units would be below the {allotted} {instrument.symbol} allotted to chains"
+        raise refusal(
+            Reason.REASON_AUTHORISED_EXCEEDED,
+            message,
+            instrument=instrument.symbol,
+            supply=supply,
+            units=allotted,
+            authorised=command.authorised_units,
+        )
     if changes.get("authorised_units", supply) < supply:
         message = f"{command.authorised_units} authorised units would be below the supply of {supply} {instrument.symbol}"
         raise refusal(

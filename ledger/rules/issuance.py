@@ -21,6 +21,8 @@ from ledger import records
 from ledger.arithmetic import units_of_shares_e8_floor
 from ledger.errors import refusal
 from ledger.records import NEVER
+from ledger.rules.chains.crossings import find_minting
+from ledger.rules.chains.places import check_allotment, check_place_open
 from ledger.rules.checks import (
     check_eligible,
     check_free,
@@ -30,6 +32,7 @@ from ledger.rules.checks import (
     check_present,
     check_range,
     check_units,
+    find_account,
     find_book_account,
     find_instrument,
 )
@@ -129,14 +132,21 @@ def decide_issue(state: State, command: IssueUnitsRequest, context: Context) -> 
     check_length("reference", command.reference)
     check_units("units", command.units)
     instrument = find_instrument(state, command.instrument)
-    account = find_book_account(state, command.account)
+    account = find_account(state, command.account)
+    deployment = find_minting(state, instrument, account)
     check_receiver(state, instrument, account, context.decision_time_us)
+    if deployment is not None:
+        check_place_open(state, deployment.chain, deployment.instrument)
     check_creation(state, instrument, command.units, context.decision_time_us)
-    return [UnitsIssued(instrument=instrument.symbol, account=account.name, units=command.units, reference=command.reference)]
+    if deployment is not None:
+        check_allotment(state, deployment, command.units)
+    chain = deployment.chain if deployment is not None else ""
+    return [UnitsIssued(instrument=instrument.symbol, account=account.name, units=command.units, reference=command.reference, chain=chain)]
 
 
 def evolve_issued(state: State, event: UnitsIssued, decided: Decided) -> None:
-    state.post(state.instruments[event.instrument].number, ISSUANCE, state.accounts[event.account].number, event.units)
+    receiver = state.chains[event.chain].transit if event.chain else state.accounts[event.account].number
+    state.post(state.instruments[event.instrument].number, ISSUANCE, receiver, event.units)
 
 
 # ---- a subscription, from request to settlement -------------------------------------------------------------------------------------

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING
 from ledger.errors import refusal
 from ledger.rules.checks import check_multiplier, check_not_due, check_text, find_instrument
 from ledger.rules.context import entry_index
+from ledger.rules.corporate_actions.schedule import open_actions, schedule_events
 from ledger.rules.instruments import CASH, change_instrument, find_usable
 from ledger.rules.reserves import check_covered, reserve_events
 from stockledger.v1.errors_pb2 import Reason
 from stockledger.v1.instruments_pb2 import MultiplierChanged, SetMultiplierRequest, SetMultiplierResponse
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
     from ledger.rules.context import Context, Decided
     from ledger.state import State
-    from stockledger.v1.reserves_pb2 import ReserveShortfallEnded, ReserveShortfallRaised
 
 
-def decide_set(
-    state: State, command: SetMultiplierRequest, context: Context
-) -> list[MultiplierChanged | ReserveShortfallRaised | ReserveShortfallEnded]:
+def decide_set(state: State, command: SetMultiplierRequest, context: Context) -> list[Message]:
     """Raised only as far as reserves cover it; lowered always, since then less is owed. A shortfall may end by it."""
     expected = check_multiplier("expected_multiplier", command.expected_multiplier)
     multiplier = check_multiplier("multiplier", command.multiplier)
@@ -55,7 +55,8 @@ def decide_set(
         residue_denominator="1",
         cause=command.cause,
     )
-    return [event, *reserve_events(state, changed)]
+    rescheduled = schedule_events(state, symbol, multiplier, open_actions(state, symbol), context.decision_time_us)
+    return [event, *reserve_events(state, changed), *rescheduled]
 
 
 def evolve_changed(state: State, event: MultiplierChanged, decided: Decided) -> None:

@@ -24,6 +24,8 @@ from ledger import records
 from ledger.arithmetic import SHARES_SCALE, shares_e8_of_units_ceiling, units_of_shares_e8_ceiling
 from ledger.errors import refusal
 from ledger.records import NEVER
+from ledger.rules.chains.crossings import check_available, find_burning
+from ledger.rules.chains.places import check_place_open
 from ledger.rules.checks import (
     check_eligible,
     check_free,
@@ -34,6 +36,7 @@ from ledger.rules.checks import (
     check_range,
     check_text,
     check_units,
+    find_account,
     find_book_account,
     find_instrument,
 )
@@ -174,25 +177,43 @@ def decide_request(state: State, command: RequestRedemptionRequest, context: Con
     instrument = find_instrument(state, command.instrument)
     cash = find_paid_in(state, command, instrument)
     account = find_book_account(state, command.account)
+    wallet = find_account(state, command.wallet, "wallet") if command.wallet else None
+    burning = None if wallet is None else find_burning(state, instrument, wallet)
     if cash is not None:
         check_kinds(instrument, cash)
     check_giver(state, instrument, account, context.decision_time_us)
+    if burning is not None:
+        check_place_open(state, burning.chain, burning.instrument)
+    if wallet is not None:
+        _check_wallet(state, wallet, account)
     if cash is not None:
         check_eligible(state, cash, account, context.decision_time_us)
-    check_free(state, instrument, account, command.units)
+    if wallet is not None:
+        check_available(state, instrument, wallet, command.units)
+    else:
+        check_free(state, instrument, account, command.units)
     return [
         RedemptionRequested(
             redemption=state.next_number("redemption"),
             instrument=instrument.symbol,
             account=account.name,
             units=command.units,
-            hold=state.next_number("hold"),
+            hold=0 if wallet is not None else state.next_number("hold"),
             cash_instrument="" if cash is None else cash.symbol,
             in_kind=command.in_kind,
             delivery_reference=command.delivery_reference,
             reference=command.reference,
+            wallet=command.wallet,
         )
     ]
+
+
+def _check_wallet(state: State, wallet: Account, account: Account) -> None:
+    """Refuse a wallet that takes no part now, or is of another holder than the account that gets the cash."""
+    check_party(state, wallet)
+    if wallet.holder != account.holder:
+        message = f"{wallet.name} is of holder {wallet.holder!r}, {account.name} of {account.holder}"
+        raise refusal(Reason.REASON_STATE_UNFIT, message, wallet=wallet.name, account=account.name)
 
 
 def evolve_requested(state: State, event: RedemptionRequested, decided: Decided) -> None:
@@ -206,18 +227,33 @@ def evolve_requested(state: State, event: RedemptionRequested, decided: Decided)
         cash_instrument=event.cash_instrument,
         in_kind=event.in_kind,
         delivery_reference=event.delivery_reference,
+        wallet=event.wallet,
+        reference=event.reference if event.wallet else "",
     )
     state.put(state.counters, "redemption", number)
     state.put(state.redemptions, number, redemption)
+    if not event.wallet:
+        hold_redeemed(state, redemption, event.hold, event.units, event.reference)
+
+
+def hold_redeemed(state: State, redemption: Redemption, number: int, units: int, reference: str) -> None:
+    """Book the hold that keeps the units of a redemption."""
     hold = records.Hold(
-        hold=event.hold,
-        instrument=state.instruments[event.instrument].number,
-        account=state.accounts[event.account].number,
+        hold=number,
+        instrument=state.instruments[redemption.instrument].number,
+        account=state.accounts[redemption.account].number,
         purpose=HoldPurpose.HOLD_PURPOSE_REDEMPTION,
         expiry_time_us=NEVER,
-        reference=event.reference,
+        reference=reference,
     )
-    open_hold(state, hold, event.units)
+    open_hold(state, hold, units)
+
+
+def begin_redemption(state: State, number: int, hold: int) -> None:
+    """Book that the units of a redemption from a wallet are burned there and stand on its account: they are held from now on."""
+    redemption = state.redemptions[number]
+    hold_redeemed(state, redemption, hold, redemption.units, redemption.reference)
+    state.put(state.redemptions, number, dataclasses.replace(redemption, hold=hold, wallet="", reference=""))
 
 
 # ---- sold, and settled --------------------------------------------------------------------------------------------------------------
@@ -404,9 +440,17 @@ def end_redemption(state: State, redemption: Redemption, *, cancelled: bool, cau
     ]
 
 
+def _check_begun(redemption: Redemption) -> None:
+    """Refuse to end a redemption while its units are to be burned: giving up the instruction ends both."""
+    if redemption.wallet:
+        message = f"units of {redemption.wallet} are being burned for redemption {redemption.redemption}; AbandonInstruction ends both"
+        raise refusal(Reason.REASON_STATE_UNFIT, message, redemption=redemption.redemption, state="burning")
+
+
 def decide_reject(state: State, command: RejectRedemptionRequest, context: Context) -> list[RedemptionEnded]:
     check_length("cause", command.cause)
     redemption = find_redemption(state, command.redemption)
+    _check_begun(redemption)
     if not units_left(state, redemption) and not all_settled(redemption.fills):
         message = f"all that is left of redemption {redemption.redemption} is sold, and its fills are to be settled"
         raise refusal(Reason.REASON_STATE_UNFIT, message, redemption=redemption.redemption, state="sold")
@@ -415,6 +459,7 @@ def decide_reject(state: State, command: RejectRedemptionRequest, context: Conte
 
 def decide_cancel(state: State, command: CancelRedemptionRequest, context: Context) -> list[RedemptionEnded]:
     redemption = find_redemption(state, command.redemption)
+    _check_begun(redemption)
     if redemption.fills or redemption.delivered_units:
         message = f"redemption {redemption.redemption} is being processed and can only be rejected for the rest"
         raise refusal(

@@ -95,6 +95,9 @@ def booked_transfer(state: State, entry: Entry, index: int, position: int) -> _T
     if position:
         raise _not_there(index, position, 1)
     booked = entry.units_transferred if kind == "units_transferred" else entry.units_transferred_by_force
+    if booked.chain:
+        message = f"entry {index} is a transfer by way of {booked.chain}, which only another one can bring back"
+        raise refusal(Reason.REASON_STATE_UNFIT, message, index=index, event=kind, chain=booked.chain)
     return _Transfer(booked.instrument, booked.source, booked.destination, booked.units)
 
 

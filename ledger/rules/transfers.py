@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ledger.arithmetic import UNITS_MAX
 from ledger.errors import refusal
 from ledger.rules.approvals import check_role
+from ledger.rules.chains.crossings import book_crossing, check_decided, find_crossing
 from ledger.rules.checks import (
     check_account_open,
     check_free,
@@ -54,6 +55,14 @@ def find_two_accounts(state: State, source: str, destination: str) -> tuple[Acco
     return find_book_account(state, source, "source"), find_book_account(state, destination, "destination")
 
 
+def goes_by_chain(state: State, source_name: str, destination_name: str) -> bool:
+    """Tell whether a movement between two accounts has an end at a registered chain. Book accounts with a profile never have."""
+    if not state.deployments:
+        return False
+    ends = (state.accounts.get(source_name), state.accounts.get(destination_name))
+    return any(end is not None and end.place in state.chains for end in ends)
+
+
 def check_transfer(state: State, command: TransferUnitsRequest, now_us: int) -> tuple[Instrument, Account, Account, int]:
     """Return instrument, source, destination and units of an acceptable transfer, but for whether the units are there."""
     symbol, source_name, destination_name, units = command.instrument, command.source, command.destination, command.units
@@ -76,6 +85,8 @@ def decide_transfer(state: State, command: TransferUnitsRequest, context: Contex
     reference = command.reference
     if reference:
         check_length("reference", reference)
+    if state.deployments and goes_by_chain(state, command.source, command.destination):
+        return _decide_crossing(state, command, context.decision_time_us)
     instrument, source, destination, units = check_transfer(state, command, context.decision_time_us)
     if state.free(instrument.number, source.number) < units:
         check_free(state, instrument, source, units)
@@ -84,7 +95,23 @@ def decide_transfer(state: State, command: TransferUnitsRequest, context: Contex
     ]
 
 
-def evolve_transfer(state: State, event: UnitsTransferred, decided: Decided) -> None:
+def _decide_crossing(state: State, command: TransferUnitsRequest, now_us: int) -> list[UnitsTransferred]:
+    """Decide a transfer with an end at a chain."""
+    check_present(instrument=command.instrument, source=command.source, destination=command.destination)
+    check_units("units", command.units)
+    check_two_accounts(command.source, command.destination)
+    instrument = find_instrument(state, command.instrument)
+    crossing = find_crossing(state, instrument, command.source, command.destination)
+    check_decided(state, crossing, command.units, now_us)
+    event = UnitsTransferred(instrument=command.instrument, source=command.source, destination=command.destination, units=command.units)
+    event.reference, event.chain = command.reference, crossing.chain
+    return [event]
+
+
+def evolve_transfer(state: State, event: UnitsTransferred | UnitsTransferredByForce, decided: Decided) -> None:
+    if event.chain:
+        book_crossing(state, event, decided)
+        return
     accounts = state.accounts
     state.post(state.instruments[event.instrument].number, accounts[event.source].number, accounts[event.destination].number, event.units)
 
@@ -98,6 +125,8 @@ def decide_force(state: State, command: ForceTransferRequest, context: Context) 
     check_units("units", command.units)
     check_two_accounts(command.source, command.destination)
     instrument = find_instrument(state, command.instrument)
+    if goes_by_chain(state, command.source, command.destination):
+        return _force_crossing(state, command, instrument, context.decision_time_us)
     source, destination = find_two_accounts(state, command.source, command.destination)
     check_not_due(instrument, context.decision_time_us)
     check_account_open(destination)
@@ -119,9 +148,22 @@ def decide_force(state: State, command: ForceTransferRequest, context: Context) 
     ]
 
 
+def _force_crossing(state: State, command: ForceTransferRequest, instrument: Instrument, now_us: int) -> list[UnitsTransferredByForce]:
+    """Decide a transfer by force with an end at a chain; only a divergence there stops it."""
+    crossing = find_crossing(state, instrument, command.source, command.destination, forced=True)
+    check_not_due(instrument, now_us)
+    crossing.check_places(state)
+    check_account_open(crossing.destination)
+    crossing.check_units(state, command.units, unfrozen_only=False)
+    event = UnitsTransferredByForce(
+        instrument=command.instrument, source=command.source, destination=command.destination, units=command.units
+    )
+    event.legal_reference, event.cause, event.chain = command.legal_reference, command.cause, crossing.chain
+    return [event]
+
+
 def evolve_force(state: State, event: UnitsTransferredByForce, decided: Decided) -> None:
-    accounts = state.accounts
-    state.post(state.instruments[event.instrument].number, accounts[event.source].number, accounts[event.destination].number, event.units)
+    evolve_transfer(state, event, decided)
 
 
 COMMANDS = {

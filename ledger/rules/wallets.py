@@ -7,11 +7,11 @@ RecoverWallet   WalletRecovered, in parts of 256 instruments
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from ledger.errors import refusal
-from ledger.rules.accounts import add_account, change_account, next_account_number
+from ledger.rules.accounts import add_account, change_account, give_account, next_account_number
+from ledger.rules.addresses import check_wallet
 from ledger.rules.approvals import check_role
 from ledger.rules.checks import (
     check_account_open,
@@ -24,14 +24,7 @@ from ledger.rules.checks import (
     find_holder,
 )
 from ledger.rules.transfers import check_two_accounts
-from ledger.wallet_signatures import (
-    EVM_SIGNATURE_BYTES,
-    SOLANA_SIGNATURE_BYTES,
-    evm_address,
-    evm_signer,
-    solana_public_key,
-    solana_signed,
-)
+from ledger.wallet_signatures import evm_signer, hex_public_key, solana_public_key, solana_signed
 from stockledger.v1.accounts_pb2 import (
     BindWalletRequest,
     BindWalletResponse,
@@ -49,13 +42,8 @@ if TYPE_CHECKING:
     from ledger.rules.context import Context, Decided
     from ledger.state import State
 
-CHAIN_ID_MAX: Final = (1 << 63) - 37
-"""Half of 2^64 - 1, less 36 (EIP-2294): what fits everywhere."""
 MOVEMENTS_PER_ENTRY_MAX: Final = 256
 """At most 180 bytes each with the longest names: 46,080 of a leaf's 65,535 bytes."""
-
-_EVM: Final = re.compile(r"eip155:([1-9][0-9]{0,18}):0x([0-9A-Fa-f]{40})")
-_SOLANA: Final = re.compile(r"solana:[1-9A-HJ-NP-Za-km-z]{32}:([1-9A-HJ-NP-Za-km-z]{32,44})")
 
 
 def wallet_text(ledger_id: str, account: str, holder: str) -> str:
@@ -66,43 +54,16 @@ def wallet_text(ledger_id: str, account: str, holder: str) -> str:
     return f"stockledger: bind {account} to holder {holder} in ledger {ledger_id}"
 
 
-def _malformed_wallet(account: str, cause: str) -> Exception:
-    return refusal(Reason.REASON_FIELD_MALFORMED, f"account {account!r} {cause}", field="account", value=account)
-
-
-def check_wallet(account: str) -> int:
-    """Refuse a wallet's name that is not CAIP-10 in its one canonical spelling; return how many bytes its signature has.
-
-    One wallet must have one name, or it could be bound twice: hence the EIP-55 checksum, and base58 of exactly 32 bytes.
-
-    Source: CAIP-10 with the namespaces eip155 and solana.
-    """
-    evm = _EVM.fullmatch(account)
-    if evm is not None:
-        chain_id, digits = evm.groups()
-        if int(chain_id) > CHAIN_ID_MAX:
-            raise _malformed_wallet(account, f"has a chain id above {CHAIN_ID_MAX}")
-        expected = evm_address(bytes.fromhex(digits))
-        if "0x" + digits != expected:
-            raise _malformed_wallet(account, f"does not have its EIP-55 checksum, it should end in {expected}")
-        return EVM_SIGNATURE_BYTES
-    solana = _SOLANA.fullmatch(account)
-    if solana is None:
-        raise _malformed_wallet(account, "is not of the form eip155:<chain id>:0x<40 digits> or solana:<genesis hash>:<public key>")
-    if solana_public_key(solana[1]) is None:
-        raise _malformed_wallet(account, "does not end in the base58 of 32 bytes")
-    return SOLANA_SIGNATURE_BYTES
-
-
 def check_wallet_signature(ledger_id: str, command: BindWalletRequest) -> None:
     """Refuse a signature that the wallet did not make over the text that binds it."""
     text = wallet_text(ledger_id, command.account, command.holder)
-    address = command.account.rpartition(":")[2]
-    public_key = None if command.account.startswith("eip155:") else solana_public_key(address)
-    if public_key is None:
+    namespace, _, rest = command.account.partition(":")
+    address = rest.rpartition(":")[2]
+    if namespace == "eip155":
         signed = evm_signer(text, command.signature) == address
     else:
-        signed = solana_signed(text, command.signature, public_key)
+        public_key = solana_public_key(address) if namespace == "solana" else hex_public_key(address)
+        signed = public_key is not None and solana_signed(text, command.signature, public_key)
     if not signed:
         message = f"the signature is not one of {command.account} over {text!r}"
         raise refusal(Reason.REASON_SIGNATURE_INVALID, message, signer=command.account, text=text)
@@ -119,15 +80,23 @@ def decide_bind(state: State, command: BindWalletRequest, context: Context) -> l
     holder = find_holder(state, command.holder)
     check_wallet_signature(state.ledger_id, command)  # before anything of the wallet's state: a stranger learns nothing of it
     bound = state.accounts.get(command.account)
-    if bound is not None:
+    if bound is not None and (bound.holder or bound.name in state.deposit_addresses):
+        if not bound.holder:
+            message = f"{bound.name} is an address of the ledger's owner, for deposits"
+            raise refusal(Reason.REASON_WALLET_BOUND, message, account=bound.name, holder="")
         message = f"{bound.name} is bound to holder {bound.holder} already"
         raise refusal(Reason.REASON_WALLET_BOUND, message, account=bound.name, holder=bound.holder)
     check_holder(holder)
-    return [WalletBound(account=command.account, number=next_account_number(state), holder=command.holder, signature=command.signature)]
+    number = next_account_number(state) if bound is None else bound.number
+    return [WalletBound(account=command.account, number=number, holder=command.holder, signature=command.signature)]
 
 
 def evolve_bound(state: State, event: WalletBound, decided: Decided) -> None:
-    add_account(state, event.account, event.number, event.holder)
+    """One that was seen at its chain before has its account, and what stands on it, already."""
+    if event.account in state.accounts:
+        give_account(state, event.account, event.holder)
+    else:
+        add_account(state, event.account, event.number, event.holder)
 
 
 def decide_recover(state: State, command: RecoverWalletRequest, context: Context) -> list[WalletRecovered]:

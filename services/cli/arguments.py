@@ -163,6 +163,8 @@ def _add_showing(commands: _Commands) -> None:
         """  stockledger show instruments
   stockledger show register AAPLx --limit 20
   stockledger show holdings book:alice --as-of-time 2026-11-22T18:00:00Z
+  stockledger show places AAPLx
+  stockledger show instructions --chain eip155:1
   stockledger show log --from-index -20
   stockledger show log 41""",
         details="""WHAT is log, instruments, holders, accounts, holdings, register, supply, reserves, holds, actions, approvals, or
@@ -171,7 +173,7 @@ NAME narrows it down: the instrument of a register, the account of holdings, the
     )
     show.add_argument("what", nargs="?", default="", metavar="WHAT", help="what to show")
     show.add_argument("name", nargs="?", metavar="NAME", help="of which instrument, account, holder, action or number")
-    for name in ("instrument", "account", "holder", "principal", "country", "broker"):
+    for name in ("instrument", "account", "holder", "principal", "country", "broker", "chain"):
         show.add_argument(f"--{name}", dest=f"of_{name}", metavar="NAME", help=f"only of this {name}")
     show.add_argument("--kind", metavar="EVENT", help="log: only entries of this event, such as units_transferred")
     show.add_argument("--from-index", type=int, default=0, metavar="N", help="log: from this index on; -20 is the last twenty")

@@ -27,6 +27,11 @@ COLUMNS: Final = {
         "shortfall", "evidence",
     ),
     "Approval": ("approval", "command", "requester", "approved_by", "approvals_needed", "request_time", "content"),
+    "Instruction": (
+        "instruction", "chain", "instrument", "kind", "units", "source", "destination", "onward", "state", "blocked_by", "failure",
+        "attempt_count",
+    ),
+    "PlaceUnits": ("instrument", "place", "units", "transit_units", "divergence_units", "chain_raw", "difference_raw"),
     "GetSupplyResponse": ("instrument", "supply_units", "authorised_units", "multiplier"),
 }  # fmt: skip
 """Message -> its fields shown, in order. Everything is in the JSON."""

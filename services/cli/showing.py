@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 LIMIT_DEFAULT: Final = 100
 LOG: Final = "log"
-_FILTERS: Final = ("instrument", "account", "holder", "principal", "country", "broker")
+_FILTERS: Final = ("instrument", "account", "holder", "principal", "country", "broker", "chain")
 _DETAIL_LENGTH: Final = 100
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from ledger.rules.chains.endings import instruction_key
 from ledger.state import FIRST_ACCOUNT_NUMBER
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Kind(Enum):
     INSTRUMENT = auto()
     CUSTODIAN = auto()
     CUSTODY_ACCOUNT = auto()
+    INSTRUCTION = auto()
 
 
 KINDS: Final[dict[str, Kind]] = {
@@ -49,6 +51,12 @@ KINDS: Final[dict[str, Kind]] = {
     "fee_account": Kind.ACCOUNT,
     "proceeds_account": Kind.ACCOUNT,
     "funding_account": Kind.ACCOUNT,
+    "wallet": Kind.ACCOUNT,
+    "origin": Kind.ACCOUNT,
+    "onward": Kind.ACCOUNT,
+    "owner_account": Kind.ACCOUNT,
+    "return_account": Kind.ACCOUNT,
+    "instruction": Kind.INSTRUCTION,
     "sources": Kind.ACCOUNT_NUMBER,
     "destinations": Kind.ACCOUNT_NUMBER,
     "accounts": Kind.ACCOUNT_NUMBER,
@@ -85,7 +93,7 @@ HARMLESS: Final = frozenset(
         *("request_id", "validate_only", "page_size", "page_token", "size", "old_size", "start_index", "stop_when_caught_up"),
         *("seconds", "nanos", "limit", "last", "units", "cash_units", "released_units", "position", "fill"),
         *("country", "investor_class", "state", "frozen", "name", "cause", "reference", "delivery_reference", "in_kind", "action"),
-        *("cash_instrument", "purpose", "signature", "each_on_its_own", "number", "kind"),
+        *("cash_instrument", "purpose", "signature", "each_on_its_own", "number", "kind", "chain"),
     }
 )
 """Fields of requests that brokers may make which name nothing of anybody's; a currency is everybody's, and so is a corporate action."""
@@ -172,6 +180,7 @@ class Owner:
             Kind.SUBSCRIPTION: self._subscription,
             Kind.REDEMPTION: self._redemption,
             Kind.APPROVAL: self._approval,
+            Kind.INSTRUCTION: self._instruction,
             Kind.PRINCIPAL: principal.__eq__,
         }
 
@@ -216,6 +225,13 @@ class Owner:
             return self.account(redemption.account)
         return self._origins is not None and self.account(self._origins.redemptions.get(number, ""))
 
+    def _instruction(self, text: str) -> bool:
+        """An instruction is whose accounts it names; one of others that gives to his is his too."""
+        found = self._state.instructions.get(instruction_key(text) or (-1, -1))
+        if found is None:
+            return False
+        return any(map(self.account, (found.source, found.destination, found.origin, found.onward, found.owner_account)))
+
     def _approval(self, number: int) -> bool:
         approval = self._state.approvals.get(number)
         if approval is not None:
@@ -240,7 +256,9 @@ class Origins:
         elif kind == "subscription_requested":
             self.holds[event.hold] = self.subscriptions[event.subscription] = event.account
         elif kind == "redemption_requested":
-            self.holds[event.hold] = self.redemptions[event.redemption] = event.account
+            self.redemptions[event.redemption] = event.account
+            if event.hold:
+                self.holds[event.hold] = event.account
         elif kind == "approval_requested":
             self.approvals[event.approval] = principal
 
@@ -254,6 +272,9 @@ def instruments_of(state: State, subjects: Iterable[tuple[Kind, Any]]) -> set[st
     for kind, value in subjects:
         if kind is Kind.INSTRUMENT:
             named.add(value)
+        elif kind is Kind.INSTRUCTION:
+            instruction = state.instructions.get(instruction_key(value) or (-1, -1))
+            named.add("" if instruction is None else instruction.instrument)
         elif kind is Kind.SUBSCRIPTION:
             subscription = state.subscriptions.get(value)
             named.add("" if subscription is None else subscription.instrument)

@@ -6,6 +6,7 @@ import pytest
 from actions import dividend
 from command_line import HOUR_US, entries_of, fill_books
 from durable import fund
+from on_chains import A, bound, deploy, register
 from scenario import FixedClock
 
 from ledger import Ledger
@@ -13,6 +14,7 @@ from services.cli.output import decimal_text, parse_decimal_text, ratio_text
 from stockledger.v1.accounts_pb2 import FreezeAccountRequest
 from stockledger.v1.approvals_pb2 import ApproveCommandRequest
 from stockledger.v1.corporate_actions_pb2 import ExecuteActionRequest, FixEntitlementsRequest
+from stockledger.v1.transfers_pb2 import TransferUnitsRequest
 
 
 @pytest.fixture
@@ -252,3 +254,22 @@ def test_what_actions_owe_is_shown_in_cash(run, place):
     assert row.split()[:8] == ["DVCA", "AAPLx", "book:alice", "h-1", "USDC", "2.250000", "0.000000", "0.000000"]
     assert row.endswith("ACCOUNT_FROZEN  book:alice is frozen (order 7)")
     assert run("show", "owed", "--holder", "h-2", "--store", url, "--json").json["owed"] == []
+
+
+def test_places_and_what_is_to_be_done_there(run, books_at):
+    with Ledger.open(books_at) as books:
+        wallet = bound("alice", "h-1", ledger_id=books.ledger_id)
+        send = TransferUnitsRequest(instrument="AAPLx", source="book:alice", destination=wallet.account, units=150_000_000)
+        for command in (register(), deploy(allotment_units=10**9), wallet, send):
+            answer = books.execute(command)
+            if answer.booking.approval:
+                books.execute(ApproveCommandRequest(approval=answer.booking.approval), principal="approver")
+    places = _words(run("show", "places", "AAPLx", "--store", books_at).out)
+    assert ["AAPLx", "book", "9.00000000", "0.00000000", "0.00000000"] in places
+    assert ["AAPLx", A, "0.00000000", "1.50000000", "0.00000000"] in places
+    shown = [row[1:5] for row in _words(run("show", "instructions", "--chain", A, "--store", books_at).out)]
+    assert [A, "AAPLx", "set_allotment", "10.00000000"] in shown
+    assert [A, "AAPLx", "mint", "1.50000000"] in shown
+    assert "no instructions" in run("show", "instructions", "--chain", "memory:b", "--store", books_at).out
+    for what in ("chains", "deployments", "chain-keys", "deposit-addresses", "transactions", "divergences"):
+        assert run("show", what, "--chain", A, "--store", books_at).code == 0

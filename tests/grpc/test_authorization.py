@@ -34,6 +34,7 @@ FOREIGN = {
     Kind.SUBSCRIPTION: 999,
     Kind.REDEMPTION: 999,
     Kind.APPROVAL: 999,
+    Kind.INSTRUCTION: "4711-0",
 }
 UNKNOWN = FOREIGN | {Kind.ACCOUNT: "book:nobody", Kind.HOLDER: "nobody", Kind.BROKER: "nobody", Kind.PRINCIPAL: "nobody"}
 

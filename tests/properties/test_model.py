@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from model import WITHOUT_UNITS, Model
-from scenario import Scenario, account, cash, check_invariants, enforcer, holder, stock
+from scenario import Scenario, account, cash, check_chains, check_invariants, enforcer, holder, stock
 
 from ledger import LedgerError
 from ledger.errors import refusal
@@ -21,8 +21,19 @@ from ledger.replay import latest_state
 from ledger.rules import EVENT_FIELDS, RULES
 from ledger.snapshots import decode_state, encode_state
 from ledger.verify import Auditor, check_books
-from stockledger.v1.accounts_pb2 import FreezeAccountRequest, UnfreezeAccountRequest
+from stockledger.v1.accounts_pb2 import BindWalletRequest, FreezeAccountRequest, UnfreezeAccountRequest
 from stockledger.v1.approvals_pb2 import ApproveCommandRequest
+from stockledger.v1.chains_pb2 import (
+    AbandonInstructionRequest,
+    AttributeDepositRequest,
+    ChainPosition,
+    RecordObservationsRequest,
+    RecordTransactionsRequest,
+    RegisterChainRequest,
+    RegisterDeploymentRequest,
+    SetChainKeyRequest,
+    SweepWalletRequest,
+)
 from stockledger.v1.corporate_actions_pb2 import (
     ExecuteActionRequest,
     FixEntitlementsRequest,
@@ -31,6 +42,7 @@ from stockledger.v1.corporate_actions_pb2 import (
 )
 from stockledger.v1.errors_pb2 import Reason
 from stockledger.v1.holds_pb2 import ExecuteHoldRequest, PlaceHoldRequest
+from stockledger.v1.instruments_pb2 import Backing
 from stockledger.v1.issuance_pb2 import FillSubscriptionRequest, RequestSubscriptionRequest, SettleFillRequest
 from stockledger.v1.redemptions_pb2 import (
     DeliverRedemptionRequest,
@@ -53,9 +65,10 @@ OFTEN = [
     TransferUnitsRequest, TransferBatchRequest, PlaceHoldRequest, ExecuteHoldRequest, SettleTradesRequest, ApproveCommandRequest,
     RequestSubscriptionRequest, FillSubscriptionRequest, SettleFillRequest, RequestRedemptionRequest, FillRedemptionRequest,
     SettleRedemptionRequest, TakeDueStepsRequest, ReverseTransferRequest, RepayReceivableRequest, ReleaseEntitlementRequest,
-    FixEntitlementsRequest, DeliverRedemptionRequest, ExecuteActionRequest,
+    FixEntitlementsRequest, DeliverRedemptionRequest, ExecuteActionRequest, RecordTransactionsRequest, RecordObservationsRequest,
 ]  # fmt: skip
 CHOICES = [*COMMANDS, *OFTEN, *OFTEN]
+CURSOR = ChainPosition(number=0, hash="0x0", time=moment(0))
 SEEDS = st.integers(0, 2**24 - 1)
 """Up to here Hypothesis draws uniformly; of a longer range it would mostly draw small numbers, and so the same steps."""
 FOLLOW_UPS: dict[Any, Any] = {
@@ -70,6 +83,14 @@ OUTCOMES: dict[str, set[str]] = {}
 
 def custody(symbol: str, isin: str, number: int) -> OpenCustodyAccountRequest:
     return OpenCustodyAccountRequest(custody_account=f"alpaca/{number}", custodian="alpaca", isin=isin, instrument=symbol)
+
+
+def deployment_of(symbol: str, chain: str) -> RegisterDeploymentRequest:
+    """A native token of a stock, or somebody else's with one more decimal in a wallet of ours."""
+    fields = {"chain": chain, "instrument": symbol, "token": f"{chain}/token:{symbol}", "capabilities": range(1, 13)}
+    if symbol == "OMNIx":
+        return RegisterDeploymentRequest(**fields, kind=2, decimals=3, wallets=[f"{chain}:k1", f"{chain}:k2"])
+    return RegisterDeploymentRequest(**fields, kind=1, decimals=2, allotment_units=10**6)
 
 
 def transfer_of(instrument: str, source: str, destination: str, units: int) -> TransferUnitsRequest:
@@ -87,6 +108,7 @@ class Books(RuleBasedStateMachine):
         self.faulty = make_faulty(self.books)
         self.seen = 0
         self.scenario.given(stock("AAPLx", "US0378331005", decimals=2), stock("NVDAx", "US67066G1040", decimals=2), *map(cash, CASH))
+        self.scenario.given(stock("OMNIx", "US88160R1014", decimals=2, backing=Backing.BACKING_OMNIBUS))
         self.scenario.given(*map(holder, HOLDERS[:3]), *(account(name, HOLDERS[n % 3]) for n, name in enumerate(NAMES)), enforcer())
         self.scenario.given(RegisterCustodianRequest(custodian="alpaca", name="Alpaca", public_key=bytes(KEY.verify_key)))
         self.scenario.given(custody("AAPLx", "US0378331005", 1), custody("NVDAx", "US67066G1040", 2), custody("USDC", "USDC", 3))
@@ -121,7 +143,28 @@ class Books(RuleBasedStateMachine):
     def chain(self, seed: int) -> None:
         """Go through one of the long ways that chance alone seldom finds to the end; each step may still be refused."""
         random = self.random(seed)
-        random.choice([self.owe, self.pay_a_dividend, self.redeem_in_kind, self.pay_out])(random)
+        random.choice([self.owe, self.pay_a_dividend, self.redeem_in_kind, self.pay_out, self.cross, self.cross])(random)
+
+    def cross(self, random: random.Random) -> None:
+        """Send units to a chain and back, with what others do there in between; each step may still be refused."""
+        name = random.choice(["memory:a", "memory:b"])
+        state = self.books._state
+        if name not in state.chains:
+            self.approved(RegisterChainRequest(chain=name, name="A", finality_rule=1, cursor=CURSOR))
+        for symbol in (*SYMBOLS, "OMNIx"):
+            if (symbol, name) not in state.deployments:
+                self.approved(deployment_of(symbol, name))
+        if f"{name}:k1" not in state.chain_keys:
+            self.approved(SetChainKeyRequest(key=f"{name}:k1", roles=range(1, 10)))
+        self.execute(self.make(BindWalletRequest, random), "operator")
+        there = [account.name for account in state.accounts.values() if account.place == name and account.holder]
+        for _ in range(random.randint(1, 4)):
+            ends = [random.choice(NAMES), random.choice([*there, f"{name}:s1"])]
+            random.shuffle(ends)
+            self.execute(transfer_of(random.choice([*SYMBOLS, "OMNIx"]), *ends, random.randint(1, 9)), "operator")
+            self.execute(self.make(RecordTransactionsRequest, random), "operator")
+            self.execute(self.make(RecordObservationsRequest, random), "operator")
+            self.approved(self.make(random.choice([SweepWalletRequest, AttributeDepositRequest, AbandonInstructionRequest]), random))
 
     def owe(self, random: random.Random) -> None:
         """Reverse a transfer whose units are spent already, and pay back what is then owed."""
@@ -259,6 +302,8 @@ class Books(RuleBasedStateMachine):
         policy = waits.get(type(command).DESCRIPTOR.name.removesuffix("Request"))
         if policy is not None and policy.approvals_needed:
             return None
+        if not getattr(command, "source", "book:").startswith("book:"):
+            return None  # of what is at a chain some is promised
         if isinstance(command, TransferUnitsRequest):
             return model.free(command.instrument, command.source) >= command.units
         if isinstance(command, PlaceHoldRequest):
@@ -291,6 +336,7 @@ class Books(RuleBasedStateMachine):
         self.seen = books.size
         self.model.compare(state)
         check_invariants(state)
+        check_chains(state)
         assert latest_state(books.log) == state, "replay gives another state"
         self.last = decode_state(encode_state(state))
         assert self.last == state, "the snapshot gives another state"

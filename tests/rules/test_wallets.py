@@ -14,7 +14,8 @@ from nacl.signing import SigningKey
 from scenario import Scenario, account, enforcer, holder, stock, two_holders
 from steps import check_repeat, make_due
 
-from ledger.rules.wallets import CHAIN_ID_MAX, MOVEMENTS_PER_ENTRY_MAX, wallet_text
+from ledger.rules.addresses import CHAIN_ID_MAX
+from ledger.rules.wallets import MOVEMENTS_PER_ENTRY_MAX, wallet_text
 from ledger.wallet_signatures import (
     evm_address,
     evm_signer,
@@ -61,6 +62,8 @@ def base58(raw: bytes) -> str:
 
 SOLANA_KEY = SigningKey(bytes(range(32)))
 SOLANA_WALLET = f"solana:{GENESIS}:{base58(bytes(SOLANA_KEY.verify_key))}"
+OTHER_WALLET = f"memory:a:{bytes(SOLANA_KEY.verify_key).hex()}"
+"""At a chain of which nothing particular is known."""
 
 
 def evm_sign(text: str, key: str = EVM_KEY) -> bytes:
@@ -211,7 +214,7 @@ def test_the_text_is_the_one_the_proto_promises() -> None:
     assert wallet_text("acme", "eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F", "h-1001") == text
 
 
-@pytest.mark.parametrize("wallet", [EVM_WALLET, SOLANA_WALLET, f"eip155:{CHAIN_ID_MAX}:{EVM_ADDRESS}"])
+@pytest.mark.parametrize("wallet", [EVM_WALLET, SOLANA_WALLET, OTHER_WALLET, f"eip155:{CHAIN_ID_MAX}:{EVM_ADDRESS}"])
 def test_a_wallet_is_bound_by_its_own_signature(books: Scenario, wallet: str) -> None:
     command = bind(wallet)
     books.when(command).then(WalletBound(account=wallet, number=19, holder="h-1", signature=command.signature))
@@ -243,7 +246,8 @@ REFUSALS = [
     ("FIELD_MALFORMED", bind(SOLANA_WALLET[:-1] + "0", "h-9")),
     ("FIELD_MALFORMED", bind(SOLANA_WALLET[:-4], "h-9")),
     ("FIELD_MALFORMED", bind(SOLANA_WALLET.replace(GENESIS, GENESIS[:-1]), "h-9")),
-    ("FIELD_MALFORMED", bind(SOLANA_WALLET.replace("solana", "cosmos"), "h-9")),
+    ("FIELD_MALFORMED", bind("cosmos:hub", "h-9")),
+    ("FIELD_MALFORMED", bind(OTHER_WALLET, "h-9", signature=bytes(65))),
     ("FIELD_MALFORMED", bind(holder="h-9", signature=bytes(64))),
     ("FIELD_MALFORMED", bind(SOLANA_WALLET, "h-9", signature=bytes(65))),
     ("HOLDER_NOT_FOUND", bind(holder="h-9", signature=bytes(65))),
@@ -252,6 +256,9 @@ REFUSALS = [
     ("SIGNATURE_INVALID", bind(signature=bind(holder="h-2").signature)),
     ("SIGNATURE_INVALID", bind(signature=bind(EVM_WALLET.replace(":1:", ":2:")).signature)),
     ("SIGNATURE_INVALID", bind(ledger_id="another")),
+    ("SIGNATURE_INVALID", bind(OTHER_WALLET, ledger_id="another")),
+    ("SIGNATURE_INVALID", bind("memory:a:alice", signature=bytes(64))),
+    ("SIGNATURE_INVALID", bind(OTHER_WALLET.upper().replace("MEMORY:A", "memory:a"), signature=bytes(64))),
     ("SIGNATURE_INVALID", bind(SOLANA_WALLET, signature=bytes(64))),
     ("SIGNATURE_INVALID", bind(SOLANA_WALLET, ledger_id="another")),
     ("SIGNATURE_INVALID", bind(SOLANA_WALLET, signature=bind(SOLANA_WALLET, "h-2").signature)),

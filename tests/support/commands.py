@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import chances as st
+import sightings
 from google.protobuf.timestamp_pb2 import Timestamp
 from nacl.signing import SigningKey
 from scenario import cash, stock
@@ -269,8 +270,9 @@ def rule(draw: Draw) -> Any:
 
 def bound(draw: Draw, state: Any) -> Any:
     holder = one(draw, state.holders, "h-none")
-    text = wallet_text(state.ledger_id, wallet_name(), holder).encode()
-    return accounts_pb2.BindWalletRequest(account=wallet_name(), holder=holder, signature=WALLET.sign(text).signature)
+    account = draw(st.sampled_from([wallet_name(), *CHAIN_WALLETS]))
+    text = wallet_text(state.ledger_id, account, holder).encode()
+    return accounts_pb2.BindWalletRequest(account=account, holder=holder, signature=WALLET.sign(text).signature)
 
 
 def chain(draw: Draw, state: Any) -> Any:
@@ -280,6 +282,82 @@ def chain(draw: Draw, state: Any) -> Any:
     cursor = chains_pb2.ChainPosition(number=draw(st.integers(0, 9)), hash="0x0", time=moment(state.last_decision_time_us))
     name = draw(st.sampled_from(["memory:a", "memory:b"]))
     return chains_pb2.RegisterChainRequest(chain=name, name="A", finality_rule=rule, finality_depth=depth, cursor=cursor)
+
+
+CHAIN_WALLETS = [f"{chain}:{bytes(WALLET.verify_key).hex()}" for chain in ("memory:a", "memory:b")]
+CHAIN_ACCOUNTS = [f"{chain}:{name}" for chain in ("memory:a", "memory:b") for name in ("d1", "d2", "k1")]
+"""Addresses of ours, and a key, at each of two chains."""
+
+
+def deployment(draw: Draw, state: Any) -> Any:
+    """Mostly a native token of one of the stocks that can do everything; or somebody else's, in a wallet of ours."""
+    chain, symbol = one(draw, state.chains, "memory:none"), draw(st.sampled_from([*SYMBOLS, "OMNIx"]))
+    if symbol == "OMNIx":
+        return chains_pb2.RegisterDeploymentRequest(
+            chain=chain,
+            instrument=symbol,
+            token=f"{chain}/token:{symbol}",
+            decimals=draw(st.sampled_from([3, 3, 3, 1])),
+            kind=2,
+            capabilities=chains_pb2.ChainCapability.values()[1:],
+            wallets=[f"{chain}:k1"],
+            halt_on_divergence=draw(st.booleans()),
+        )
+    return chains_pb2.RegisterDeploymentRequest(
+        chain=chain,
+        instrument=symbol,
+        token=f"{chain}/token:{symbol}",
+        decimals=draw(st.sampled_from([2, 2, 2, 8])),
+        kind=draw(st.sampled_from([1, 1, 1, 1, 2])),
+        capabilities=draw(st.sampled_from([chains_pb2.ChainCapability.values()[1:]] * 4 + [[]])),
+        allotment_units=draw(st.sampled_from([10**6, 10**6, 500, 10**17])),
+        halt_on_divergence=draw(st.booleans()),
+    )
+
+
+def amended_deployment(draw: Draw, state: Any) -> Any:
+    instrument, chain = one(draw, state.deployments, ("AAPLx", "memory:none"))
+    return chains_pb2.AmendDeploymentRequest(
+        chain=chain,
+        instrument=instrument,
+        **fields(draw, allotment_units=st.sampled_from([0, 10**6, 2 * 10**6]), halt_on_divergence=st.booleans()),
+    )
+
+
+def recorded(draw: Draw, state: Any) -> Any:
+    """Record a round of one or two transactions, mostly of open instructions under the next number of the key."""
+    chain = one(draw, state.chains, "memory:none")
+    key = f"{chain}:k1"
+    waiting = [each.text for each in state.instructions.values() if each.chain == chain]
+    number = len([each for each in state.open_transactions.values() if each.key == key])
+    known = state.chain_keys.get(key)
+    number += known.consumed_count if known is not None else 0
+    carried = [draw(st.lists(st.sampled_from([*waiting, "9-9"]), max_size=2)) for _ in range(draw(st.integers(1, 2)))]
+    transactions = [
+        chains_pb2.Transaction(key=key, sequence=chains_pb2.Sequence(number=number + n), payload=b"p%d" % n, instructions=each)
+        for n, each in enumerate(carried)
+    ]
+    return chains_pb2.RecordTransactionsRequest(chain=chain, transactions=transactions)
+
+
+def buried(draw: Draw, state: Any) -> Any:
+    known = [(each.chain, each.versions[0]) for each in state.open_transactions.values()]
+    chain, version = one(draw, known, ("memory:none", chains_pb2.Transaction(key="memory:none:k1").SerializeToString()))
+    first = chains_pb2.Transaction.FromString(version)
+    number = draw(st.sampled_from([0, 0, 0, 10**9]))
+    position = chains_pb2.ChainPosition(number=number, hash="0x0", time=moment(state.last_decision_time_us))
+    dead = chains_pb2.DeadTransaction(key=first.key, sequence=first.sequence, proof=1, position=position, found="0x1")
+    return chains_pb2.RecordDeadTransactionsRequest(chain=chain, transactions=[dead])
+
+
+def given_up(draw: Draw, state: Any) -> Any:
+    known = [each.text for each in state.instructions.values()]
+    return chains_pb2.AbandonInstructionRequest(
+        instruction=one(draw, known, "9-9"),
+        cause=draw(_CAUSES),
+        failure=draw(st.sampled_from([0, 0, 1, 2, 3])),
+        return_account=draw(st.sampled_from(["", "", "book:a", name(draw, state)])),
+    )
 
 
 def frozen(draw: Draw, table: Any, other: str) -> str:
@@ -483,4 +561,17 @@ MAKERS: dict[type[Any], Callable[[Draw, Any], Any]] = {
     chains_pb2.AmendChainRequest: lambda draw, state: chains_pb2.AmendChainRequest(
         chain=one(draw, state.chains, "memory:none"), **fields(draw, name=st.sampled_from(["A", "B"]), retired=st.just(True))
     ),
+    chains_pb2.RegisterDeploymentRequest: deployment,
+    chains_pb2.AmendDeploymentRequest: amended_deployment,
+    chains_pb2.SetChainKeyRequest: lambda draw, _: chains_pb2.SetChainKeyRequest(
+        key=draw(st.sampled_from(["memory:a:k1", "memory:b:k1", "memory:none:k1"])),
+        roles=draw(st.sampled_from([chains_pb2.ChainKeyRole.values()[1:]] * 4 + [[1], []])),
+    ),
+    chains_pb2.RecordTransactionsRequest: recorded,
+    chains_pb2.RecordDeadTransactionsRequest: buried,
+    chains_pb2.AbandonInstructionRequest: given_up,
+    chains_pb2.RegisterDepositAddressesRequest: lambda draw, state: chains_pb2.RegisterDepositAddressesRequest(
+        deposit_addresses=[chains_pb2.DepositAddress(deposit_address=draw(st.sampled_from(CHAIN_ACCOUNTS)), account=name(draw, state))]
+    ),
+    **sightings.MAKERS,
 }  # fmt: skip

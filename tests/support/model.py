@@ -30,11 +30,15 @@ class Model:
         self.fills: dict[tuple[str, int, int], Any] = {}
         self.subscriptions: dict[int, Any] = {}
         self.redemptions: dict[int, Any] = {}
+        self.size = 0
+        self.crossings: dict[int, Any] = {}
+        """What was decided to go to a chain, or to be burned there, by the index of its event."""
 
     def apply(self, entry: Entry) -> None:
         """Book one event."""
         kind = entry.WhichOneof("event")
         assert kind is not None
+        self.size += 1
         if kind not in WITHOUT_UNITS:
             getattr(self, kind)(getattr(entry, kind))
 
@@ -79,11 +83,16 @@ class Model:
         self.accounts[chain.divergence_account_number] = f"divergence:{chain.chain}"
         self.accounts[chain.unattributed_account_number] = f"unattributed:{chain.chain}"
 
+    def deposit_addresses_registered(self, event: Any) -> None:
+        for address, number in zip(event.deposit_addresses, event.account_numbers, strict=True):
+            assert self.accounts.setdefault(number, address.deposit_address) == address.deposit_address
+
     def account_opened(self, event: Any) -> None:
         assert event.number not in self.accounts
         self.accounts[event.number] = event.account
 
-    wallet_bound = account_opened
+    def wallet_bound(self, event: Any) -> None:
+        assert self.accounts.setdefault(event.number, event.account) == event.account
 
     def units_frozen(self, event: Any) -> None:
         self.frozen[event.instrument, event.account] = event.units
@@ -95,7 +104,12 @@ class Model:
     # ---- transfers
 
     def units_transferred(self, event: Any) -> None:
-        self.move(event.instrument, event.source, event.destination, event.units)
+        """By way of a chain: from the book units wait in transit, from the chain nothing moves before it is seen."""
+        destination = f"transit:{event.chain}" if getattr(event, "chain", "") else event.destination
+        if destination != event.destination:
+            self.crossings[self.size - 1] = event
+        if destination == event.destination or event.source.startswith("book:"):
+            self.move(event.instrument, event.source, destination, event.units)
 
     units_transferred_by_force = units_transferred
 
@@ -157,7 +171,41 @@ class Model:
     # ---- issuance and redemption
 
     def units_issued(self, event: Any) -> None:
-        self.move(event.instrument, ISSUANCE, event.account, event.units)
+        if event.chain:
+            self.crossings[self.size - 1] = event
+        self.move(event.instrument, ISSUANCE, f"transit:{event.chain}" if event.chain else event.account, event.units)
+
+    def instruction_abandoned(self, event: Any) -> None:
+        """Units come back from the transit of their chain; those that go to an account at a chain wait in the transit of that one."""
+        if event.returned_units:
+            place = event.return_account.rpartition(":")[0]
+            to = event.return_account if place in {"book", "ledger"} else f"transit:{place}"
+            source = f"transit:{event.chain}"
+            if source != to:
+                self.move(event.instrument, source, to, event.returned_units)
+
+    def range_observed(self, event: Any) -> None:
+        """What was seen moves as it was seen; what a chain refuses comes back to where it came from."""
+        for number, name in enumerate(event.opened_accounts, event.first_opened_number):
+            assert number not in self.accounts
+            self.accounts[number] = name
+        for effect in event.effects:
+            for movement in effect.movements:
+                self.move(effect.instrument, self.accounts[movement.source], self.accounts[movement.destination], movement.units)
+        for outcome in event.outcomes:
+            cause = self.crossings.get(int(outcome.instruction.partition("-")[0]))
+            if outcome.returned_units:
+                self.move(cause.instrument, f"transit:{cause.chain}", getattr(cause, "source", ISSUANCE), outcome.returned_units)
+            if outcome.hold:
+                self.holds[outcome.hold] = [cause.instrument, cause.account, cause.units]
+                self.redemptions[cause.redemption].hold = outcome.hold
+
+    def divergence_resolved(self, event: Any) -> None:
+        if event.HasField("movement"):
+            self.move(event.movement.instrument, event.movement.source, event.movement.destination, event.movement.units)
+
+    def deposit_attributed(self, event: Any) -> None:
+        self.move(event.instrument, f"unattributed:{event.chain}", event.account, event.units)
 
     def subscription_requested(self, event: Any) -> None:
         self.holds[event.hold] = [event.cash_instrument, event.account, event.cash_units]
@@ -178,7 +226,11 @@ class Model:
         self.take(self.subscriptions[event.subscription].hold, event.released_cash_units)
 
     def redemption_requested(self, event: Any) -> None:
-        self.holds[event.hold] = [event.instrument, event.account, event.units]
+        """Units of a wallet are held once they are burned there."""
+        if event.wallet:
+            self.crossings[self.size - 1] = event
+        if event.hold:
+            self.holds[event.hold] = [event.instrument, event.account, event.units]
         self.redemptions[event.redemption] = event
 
     def destroy(self, redemption: int, units: int) -> None:
@@ -262,5 +314,8 @@ WITHOUT_UNITS = frozenset({
     "custodian_registered", "custodian_key_rotated", "custody_account_opened", "evidence_recorded", "receipt_confirmed",
     "delivery_confirmed", "reserve_shortfall_raised", "reserve_shortfall_ended", "fills_rescaled", "redemption_filled",
     "action_announced", "entitlements_fixed", "action_completed", "action_cancelled", "chain_amended",
+    "deployment_registered", "deployment_amended", "chain_key_set",
+    "transactions_recorded", "transactions_died", "chain_reconciled", "divergence_raised", "wallet_swept", "anchor_requested",
+    "multiplier_scheduled",
 })  # fmt: skip
 """Events that leave all units where they are."""

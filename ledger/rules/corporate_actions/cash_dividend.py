@@ -111,5 +111,6 @@ HANDLER = Handler(
     method=method_of,
     check_terms=check_terms,
     check_books=check_books,
+    growth=growth,
     execute=execute,
 )

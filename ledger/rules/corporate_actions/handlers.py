@@ -29,6 +29,8 @@ class Handler(NamedTuple):
     """(terms): refuse what is wrong in itself."""
     check_books: Callable[[State, Any, int], None]
     """(state, terms, method): refuse what the method misses, or what is not there."""
+    growth: Callable[[Any], tuple[int, int]]
+    """(terms): what a multiplier becomes by it, as (numerator, denominator)."""
     execute: Callable[[State, Action, Any, int], list[Message]]
     """(state, action, terms, decision time): return the events of its effect, ActionCompleted last."""
 

@@ -26,6 +26,7 @@ from ledger import records
 from ledger.errors import LedgerError, refusal
 from ledger.records import NEVER
 from ledger.rules.approvals import check_role
+from ledger.rules.chains.endings import units_in_transit
 from ledger.rules.checks import (
     OPERATION_TRANSFER,
     check_date,
@@ -41,6 +42,7 @@ from ledger.rules.checks import (
 )
 from ledger.rules.corporate_actions.effects import check_totals, why_unpaid
 from ledger.rules.corporate_actions.handlers import find_handlers
+from ledger.rules.corporate_actions.schedule import open_actions, schedule_events
 from ledger.rules.instruments import change_instrument, check_kind, find_usable
 from ledger.state import BLOCKED, ISSUANCE, UNCLAIMED
 from stockledger.v1.approvals_pb2 import Role
@@ -66,7 +68,7 @@ from stockledger.v1.corporate_actions_pb2 import (
     ReleaseEntitlementResponse,
 )
 from stockledger.v1.errors_pb2 import Reason
-from stockledger.v1.instruments_pb2 import ActionMethod
+from stockledger.v1.instruments_pb2 import ActionMethod, MultiplierChanged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
 
+    from ledger.records import Instrument
     from ledger.rules.context import Context, Decided
     from ledger.rules.corporate_actions.handlers import Handler
     from ledger.state import State
@@ -88,6 +91,7 @@ HANDLERS: Final[dict[str, Handler]] = find_handlers(KINDS, "ledger.rules.corpora
 _ANNOUNCED: Final = ActionState.ACTION_STATE_ANNOUNCED
 _FIXED: Final = ActionState.ACTION_STATE_FIXED
 _OPEN: Final = (_ANNOUNCED, _FIXED)
+_MULTIPLIER: Final = ActionEffect.ACTION_EFFECT_MULTIPLIER
 _DISTRIBUTION: Final = ActionEffect.ACTION_EFFECT_DISTRIBUTION
 
 
@@ -171,7 +175,7 @@ def _check_order(command: AnnounceActionRequest, fixing_us: int, execution_us: i
         raise refusal(Reason.REASON_DATES_OUT_OF_ORDER, message, earlier="fixing_time", later="execution_time")
 
 
-def decide_announce(state: State, command: AnnounceActionRequest, context: Context) -> list[ActionAnnounced]:
+def decide_announce(state: State, command: AnnounceActionRequest, context: Context) -> list[Message]:
     check_id("action", command.action)
     check_present(instrument=command.instrument)
     for field in ("ex_date", "record_date", "payment_date"):
@@ -209,16 +213,22 @@ def decide_announce(state: State, command: AnnounceActionRequest, context: Conte
         terms=command.terms,
         effect=ActionEffect.ValueType(effect),
     )
-    return [ActionAnnounced(action=action)]
+    announced = ActionAnnounced(action=action)
+    actions = [*open_actions(state, instrument.symbol), _record_of(announced)] if effect == _MULTIPLIER else []
+    if not actions:
+        return [announced]
+    return [announced, *schedule_events(state, instrument.symbol, instrument.multiplier, actions, context.decision_time_us)]
 
 
 def _moment_us(moment: Timestamp) -> int:
     return moment.seconds * 1_000_000 + moment.nanos // 1000
 
 
-def evolve_announced(state: State, event: ActionAnnounced, decided: Decided) -> None:
+def _record_of(event: ActionAnnounced) -> records.Action:
     new = event.action
-    action = records.Action(
+    kind = new.terms.WhichOneof("kind")
+    assert kind is not None, "an action is announced with its terms"
+    return records.Action(
         action=new.action,
         instrument=new.instrument,
         state=_ANNOUNCED,
@@ -227,8 +237,12 @@ def evolve_announced(state: State, event: ActionAnnounced, decided: Decided) -> 
         fixing_time_us=_moment_us(new.fixing_time) if new.HasField("fixing_time") else NEVER,
         execution_time_us=_moment_us(new.execution_time),
         terms=new.SerializeToString(deterministic=True),
+        growth=HANDLERS[kind].growth(getattr(new.terms, kind)) if new.effect == _MULTIPLIER else (1, 1),
     )
-    _put_action(state, action)
+
+
+def evolve_announced(state: State, event: ActionAnnounced, decided: Decided) -> None:
+    _put_action(state, _record_of(event))
 
 
 # ---- fix ------------------------------------------------------------------------------------------------------------------------------
@@ -242,7 +256,7 @@ def decide_fix(state: State, command: FixEntitlementsRequest, context: Context) 
         raise _unfit(action, "has no fixing_time: it changes what there is when it is executed")
     _check_due(state, action, context.decision_time_us)
     instrument = state.instruments[action.instrument]
-    rows = [(number, units) for number, units in enumerate(state.books[instrument.number].units) if units > 0 and number != ISSUANCE]
+    rows = _entitled_units(state, instrument)
     return [
         EntitlementsFixed(
             action=action.action,
@@ -253,6 +267,19 @@ def decide_fix(state: State, command: FixEntitlementsRequest, context: Context) 
         for first in range(0, max(len(rows), 1), ENTITLEMENTS_PER_ENTRY_MAX)
         for part in (rows[first : first + ENTITLEMENTS_PER_ENTRY_MAX],)
     ]
+
+
+def _entitled_units(state: State, instrument: Instrument) -> list[tuple[int, int]]:
+    """Return (account number, units) of all who hold, by account number. Units in transit are counted where they belong."""
+    units_of = {number: units for number, units in enumerate(state.books[instrument.number].units) if units > 0 and number != ISSUANCE}
+    for chain in state.chains_of_instrument.get(instrument.symbol, ()):
+        units_of.pop(state.chains[chain].transit, 0)
+    for instruction in state.instructions.values():
+        units = units_in_transit(instruction) if instruction.instrument == instrument.symbol else 0
+        if units:
+            owner = state.accounts[instruction.owner_account].number
+            units_of[owner] = units_of.get(owner, 0) + units
+    return sorted(units_of.items())
 
 
 def evolve_fixed(state: State, event: EntitlementsFixed, decided: Decided) -> None:
@@ -285,7 +312,13 @@ def decide_execute(state: State, command: ExecuteActionRequest, context: Context
     terms = Action.FromString(action.terms).terms
     kind = terms.WhichOneof("kind")
     assert kind is not None, "an action was announced with its terms"
-    return HANDLERS[kind].execute(state, action, getattr(terms, kind), context.decision_time_us)
+    events = HANDLERS[kind].execute(state, action, getattr(terms, kind), context.decision_time_us)
+    changed = next((event for event in events if isinstance(event, MultiplierChanged)), None)
+    if changed is None:
+        return events
+    others = open_actions(state, action.instrument, but=action.action)
+    multiplier, now_us = int(changed.multiplier), context.decision_time_us
+    return [*events, *schedule_events(state, action.instrument, multiplier, others, now_us, done=action.action)]
 
 
 def evolve_completed(state: State, event: ActionCompleted, decided: Decided) -> None:
@@ -297,16 +330,22 @@ def evolve_completed(state: State, event: ActionCompleted, decided: Decided) -> 
     if event.action in state.entitlements:
         state.remove(state.entitlements, event.action)
     totals = event.SerializeToString(deterministic=True)
+    scheduled = state.scheduled_multipliers.get(action.instrument)
+    if scheduled is not None and scheduled.action == event.action:
+        state.remove(state.scheduled_multipliers, action.instrument)
     _put_action(state, dataclasses.replace(action, state=ActionState.ACTION_STATE_COMPLETED, totals=totals))
 
 
-def decide_cancel(state: State, command: CancelActionRequest, context: Context) -> list[ActionCancelled]:
+def decide_cancel(state: State, command: CancelActionRequest, context: Context) -> list[Message]:
     check_present(action=command.action)
     check_length("cause", command.cause)
     action = find_action(state, command.action)
     if action.state not in _OPEN:
         raise _unfit(action, "is not open any more")
-    return [ActionCancelled(action=action.action, cause=command.cause)]
+    others = open_actions(state, action.instrument, but=action.action)
+    multiplier = state.instruments[action.instrument].multiplier
+    rescheduled = schedule_events(state, action.instrument, multiplier, others, context.decision_time_us)
+    return [ActionCancelled(action=action.action, cause=command.cause), *rescheduled]
 
 
 def evolve_cancelled(state: State, event: ActionCancelled, decided: Decided) -> None:

@@ -40,8 +40,12 @@ def check_books(state: State, terms: StockSplit, method: int) -> None:
     """Nothing but the instrument is concerned."""
 
 
+def growth(terms: StockSplit) -> tuple[int, int]:
+    return terms.new_shares, terms.old_shares
+
+
 def execute(state: State, action: Action, terms: StockSplit, now_us: int) -> list[Message]:
-    ratio = (terms.new_shares, terms.old_shares)
+    ratio = growth(terms)
     if action.method == ActionMethod.ACTION_METHOD_MULTIPLIER:
         return change_multiplier(state, action, *ratio, split=ratio)
     return replace_units(state, action, *ratio)
@@ -55,5 +59,6 @@ HANDLER = Handler(
     method=method_of,
     check_terms=check_terms,
     check_books=check_books,
+    growth=growth,
     execute=execute,
 )

@@ -1174,7 +1174,7 @@ class DeadTransaction(_message.Message):
     proof: Global___DeathProof.ValueType
     """Why. Example: DEATH_PROOF_NUMBER_CONSUMED."""
     found: _builtins.str
-    """What consumed it: a transaction's id, or the value found. Example: "0x77aa..."."""
+    """What consumed it: a transaction's id, or the value found; at most 128 characters, required but for REFERENCE_EXPIRED. Example: "0x77aa..."."""
     searched_from_number: _builtins.int
     """REFERENCE_EXPIRED: the history was searched from this number on, not after the cursor at its recording. Example: 300000000."""
     @_builtins.property
@@ -1421,6 +1421,9 @@ class InstructionOutcome(_message.Message):
     FAILURE_TEXT_FIELD_NUMBER: _builtins.int
     RETURNED_UNITS_FIELD_NUMBER: _builtins.int
     HOLD_FIELD_NUMBER: _builtins.int
+    ONWARD_FIELD_NUMBER: _builtins.int
+    OWNER_ACCOUNT_FIELD_NUMBER: _builtins.int
+    LEGAL_REFERENCE_FIELD_NUMBER: _builtins.int
     instruction: _builtins.str
     """The instruction. Example: "4711-0"."""
     state: Global___InstructionState.ValueType
@@ -1433,6 +1436,12 @@ class InstructionOutcome(_message.Message):
     """Units that came back from transit to its origin; 0: none. Example: 150000000."""
     hold: _builtins.int
     """Number of the hold that the redemption of a final burn gets; 0: none. Example: 17."""
+    onward: _builtins.str
+    """FINAL, of a burn that goes on to another chain: the account at which its units are minted there; the effect of the burn is in the same part. Example: "solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp:7xKX..."."""
+    owner_account: _builtins.str
+    """FINAL, of a burn that goes on to another chain: whose the units in its transit are. Example: "eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F"."""
+    legal_reference: _builtins.str
+    """FINAL, of a burn that goes on to another chain: the legal ground of a transfer by force, so that the mint is one too. Example: "court order 12/2026"."""
     def __init__(
         self,
         *,
@@ -1442,10 +1451,13 @@ class InstructionOutcome(_message.Message):
         failure_text: _builtins.str = ...,
         returned_units: _builtins.int = ...,
         hold: _builtins.int = ...,
+        onward: _builtins.str = ...,
+        owner_account: _builtins.str = ...,
+        legal_reference: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "failure_text", b"failure_text", "hold", b"hold", "instruction", b"instruction", "returned_units", b"returned_units", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "failure_text", b"failure_text", "hold", b"hold", "instruction", b"instruction", "legal_reference", b"legal_reference", "onward", b"onward", "owner_account", b"owner_account", "returned_units", b"returned_units", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2201,7 +2213,7 @@ Global___RecordTransactionsResponse: _TypeAlias = RecordTransactionsResponse  # 
 
 @_typing.final
 class RecordDeadTransactionsRequest(_message.Message):
-    """Record that transactions can never land; their instructions are open again. Refusals in order: FIELD_*, TOO_MANY_ITEMS (1,000), CHAIN_NOT_FOUND, INSTRUCTION_NOT_FOUND (no such open transaction),
+    """Record that transactions can never land; their instructions are open again. Refusals in order: FIELD_*, TOO_MANY_ITEMS (64), CHAIN_NOT_FOUND, INSTRUCTION_NOT_FOUND (no such open transaction),
     PROOF_INSUFFICIENT (beyond the cursor, of another kind of sequence, not past its last number, or not searched far enough).
     """
 
@@ -2275,8 +2287,9 @@ Global___RecordDeadTransactionsResponse: _TypeAlias = RecordDeadTransactionsResp
 
 @_typing.final
 class RecordObservationsRequest(_message.Message):
-    """Book a range of a chain, in its own order. What is in it is never refused, only the range: FIELD_*, TOO_MANY_ITEMS (10,000 observations), CHAIN_NOT_FOUND, EXPECTATION_FAILED (`after` is
-    not the cursor; metadata expected, found), DATES_OUT_OF_ORDER (not in order, or outside the range).
+    """Book a range of a chain, in its own order. What is in it is never refused, only the range: FIELD_*, TOO_MANY_ITEMS (10,000 observations, unless all are of one block or slot),
+    CHAIN_NOT_FOUND, DEPLOYMENT_NOT_FOUND (a token that is of none there), EXPECTATION_FAILED (`after` is not the cursor; metadata expected, found), DATES_OUT_OF_ORDER (not in order, or
+    outside the range), PLACE_HALTED (by HISTORY_CHANGED alone).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -2381,7 +2394,7 @@ Global___ChainFigure: _TypeAlias = ChainFigure  # noqa: Y015
 
 @_typing.final
 class RecordReconciliationRequest(_message.Message):
-    """Hold figures of a chain against the ledger; each difference raises a divergence, each open one that is gone is told. Refusals in order: FIELD_*, TOO_MANY_ITEMS (10,000),
+    """Hold figures of a chain against the ledger; each difference raises a divergence, unless one of it is open; an open one that is gone is resolved, unless it halts. Refusals in order: FIELD_*, TOO_MANY_ITEMS (10,000),
     CHAIN_NOT_FOUND, DEPLOYMENT_NOT_FOUND, EXPECTATION_FAILED (`position` is not the cursor: read on first, or again).
     """
 
@@ -2464,7 +2477,7 @@ Global___RecordReconciliationResponse: _TypeAlias = RecordReconciliationResponse
 @_typing.final
 class AbandonInstructionRequest(_message.Message):
     """Give up an instruction that no transaction carries (never recorded, or all its transactions dead or failed); units come back from transit. Needs approval by default unless the chain
-    refuses it (`failure`, as a simulation at the cursor shows). Refusals in order: FIELD_*, INSTRUCTION_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, STATE_UNFIT (recorded; a failure that
+    refuses it (`failure`, as a simulation at the cursor shows; then units go to their origin, or wait, REFUSED). Refusals in order: FIELD_*, INSTRUCTION_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, STATE_UNFIT (recorded; a failure that
     is not for ever; return_account of another holder; a return_account where nothing is in transit; none where its origin is at a chain), ACCOUNT_CLOSED.
     """
 
@@ -2623,7 +2636,7 @@ Global___RaiseDivergenceResponse: _TypeAlias = RaiseDivergenceResponse  # noqa: 
 @_typing.final
 class ResolveDivergenceRequest(_message.Message):
     """End a divergence, and book how the divergence account is put right. Needs approval by default. Refusals in order: FIELD_*, DIVERGENCE_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED,
-    UNITS_INSUFFICIENT, STATE_UNFIT (units of another instrument or chain; more than stand on the divergence account).
+    PLACE_UNFIT, STATE_UNFIT (units, of a whole chain; more than stand on the divergence account; a cursor, not of HISTORY_CHANGED), UNITS_INSUFFICIENT.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -2708,8 +2721,8 @@ Global___ResolveDivergenceResponse: _TypeAlias = ResolveDivergenceResponse  # no
 
 @_typing.final
 class SweepWalletRequest(_message.Message):
-    """Move raw units from one wallet or deposit address of ours to a wallet of ours; nothing in the book changes. Refusals in order: FIELD_*, CHAIN_NOT_FOUND, DEPLOYMENT_NOT_FOUND, STATE_UNFIT
-    (native; an address not ours), PLACE_HALTED, UNITS_INSUFFICIENT.
+    """Move raw units from one wallet or deposit address of ours to a wallet of ours; nothing in the book changes. Refusals in order: FIELD_*, SAME_ACCOUNT, CHAIN_NOT_FOUND, DEPLOYMENT_NOT_FOUND,
+    STATE_UNFIT (native; an address not ours), CHAIN_INCAPABLE, PLACE_HALTED, UNITS_INSUFFICIENT.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -3247,10 +3260,13 @@ class ChainReconciled(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     FIGURES_FIELD_NUMBER: _builtins.int
     AGREEING_ACCOUNT_COUNT_FIELD_NUMBER: _builtins.int
+    AGREEING_COUNT_FIELD_NUMBER: _builtins.int
     chain: _builtins.str
     """CAIP-2 id. Example: "eip155:1"."""
     agreeing_account_count: _builtins.int
     """How many figures of accounts agree. Example: 1000."""
+    agreeing_count: _builtins.int
+    """How many of all figures agree, those of accounts and those above. Example: 1001."""
     @_builtins.property
     def position(self) -> Global___ChainPosition:
         """Where. Example: {number: 23456800}."""
@@ -3266,10 +3282,11 @@ class ChainReconciled(_message.Message):
         position: Global___ChainPosition | None = ...,
         figures: _abc.Iterable[Global___ChainFigure] | None = ...,
         agreeing_account_count: _builtins.int = ...,
+        agreeing_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreeing_account_count", b"agreeing_account_count", "chain", b"chain", "figures", b"figures", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreeing_account_count", b"agreeing_account_count", "agreeing_count", b"agreeing_count", "chain", b"chain", "figures", b"figures", "position", b"position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3287,6 +3304,7 @@ class InstructionAbandoned(_message.Message):
     INSTRUMENT_FIELD_NUMBER: _builtins.int
     RETURNED_UNITS_FIELD_NUMBER: _builtins.int
     RETURN_ACCOUNT_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
     instruction: _builtins.str
     """Which. Example: "4711-0"."""
     cause: _builtins.str
@@ -3299,6 +3317,8 @@ class InstructionAbandoned(_message.Message):
     """Units that came back from transit; 0: none were there. Example: 150000000."""
     return_account: _builtins.str
     """Where to; at a chain they wait in its transit for a new mint. Example: "book:alice"."""
+    chain: _builtins.str
+    """CAIP-2 id of its chain. Example: "eip155:1"."""
     def __init__(
         self,
         *,
@@ -3308,10 +3328,11 @@ class InstructionAbandoned(_message.Message):
         instrument: _builtins.str = ...,
         returned_units: _builtins.int = ...,
         return_account: _builtins.str = ...,
+        chain: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "failure", b"failure", "instruction", b"instruction", "instrument", b"instrument", "return_account", b"return_account", "returned_units", b"returned_units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "chain", b"chain", "failure", b"failure", "instruction", b"instruction", "instrument", b"instrument", "return_account", b"return_account", "returned_units", b"returned_units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3351,10 +3372,19 @@ class DivergenceResolved(_message.Message):
     CAUSE_FIELD_NUMBER: _builtins.int
     MOVEMENT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_FIELD_NUMBER: _builtins.int
+    HALTING_FIELD_NUMBER: _builtins.int
     divergence: _builtins.int
     """Which. Example: 3."""
     cause: _builtins.str
     """Why. Example: "minted by a stolen key, burned, key replaced"."""
+    chain: _builtins.str
+    """CAIP-2 id of its chain. Example: "eip155:1"."""
+    instrument: _builtins.str
+    """Its instrument; empty: the whole chain. Example: "AAPLx"."""
+    halting: _builtins.bool
+    """Whether it stopped the place, or that instrument there; then leads to PAUSE. Example: true."""
     @_builtins.property
     def movement(self) -> _common_pb2.Movement:
         """What was booked; absent: nothing. Example: {source: "book:operational-loss", destination: "divergence:eip155:1", units: 100}."""
@@ -3370,10 +3400,13 @@ class DivergenceResolved(_message.Message):
         cause: _builtins.str = ...,
         movement: _common_pb2.Movement | None = ...,
         cursor: Global___ChainPosition | None = ...,
+        chain: _builtins.str = ...,
+        instrument: _builtins.str = ...,
+        halting: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "movement", b"movement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "cursor", b"cursor", "divergence", b"divergence", "movement", b"movement"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "chain", b"chain", "cursor", b"cursor", "divergence", b"divergence", "halting", b"halting", "instrument", b"instrument", "movement", b"movement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3988,7 +4021,7 @@ class ListTransactionsRequest(_message.Message):
     page_token: _builtins.str
     """next_page_token of the page before; empty: the first page. Example: "4720 3"."""
     chain: _builtins.str
-    """CAIP-2 id. Example: "eip155:1"."""
+    """Only of this chain; empty: all. Example: "eip155:1"."""
     @_builtins.property
     def as_of(self) -> _common_pb2.AsOf:
         """The state to read; absent: now. Example: size 1000."""

@@ -45,6 +45,76 @@ class ChainServiceStub:
                 request_serializer=stockledger_dot_v1_dot_chains__pb2.AmendChainRequest.SerializeToString,
                 response_deserializer=stockledger_dot_v1_dot_chains__pb2.AmendChainResponse.FromString,
                 _registered_method=True)
+        self.RegisterDeployment = channel.unary_unary(
+                '/stockledger.v1.ChainService/RegisterDeployment',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.RegisterDeploymentRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.RegisterDeploymentResponse.FromString,
+                _registered_method=True)
+        self.AmendDeployment = channel.unary_unary(
+                '/stockledger.v1.ChainService/AmendDeployment',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.AmendDeploymentRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.AmendDeploymentResponse.FromString,
+                _registered_method=True)
+        self.SetChainKey = channel.unary_unary(
+                '/stockledger.v1.ChainService/SetChainKey',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.SetChainKeyRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.SetChainKeyResponse.FromString,
+                _registered_method=True)
+        self.RegisterDepositAddresses = channel.unary_unary(
+                '/stockledger.v1.ChainService/RegisterDepositAddresses',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.RegisterDepositAddressesRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.RegisterDepositAddressesResponse.FromString,
+                _registered_method=True)
+        self.RecordTransactions = channel.unary_unary(
+                '/stockledger.v1.ChainService/RecordTransactions',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.RecordTransactionsRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordTransactionsResponse.FromString,
+                _registered_method=True)
+        self.RecordDeadTransactions = channel.unary_unary(
+                '/stockledger.v1.ChainService/RecordDeadTransactions',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.RecordDeadTransactionsRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordDeadTransactionsResponse.FromString,
+                _registered_method=True)
+        self.AbandonInstruction = channel.unary_unary(
+                '/stockledger.v1.ChainService/AbandonInstruction',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.AbandonInstructionRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.AbandonInstructionResponse.FromString,
+                _registered_method=True)
+        self.RecordObservations = channel.unary_unary(
+                '/stockledger.v1.ChainService/RecordObservations',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.RecordObservationsRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordObservationsResponse.FromString,
+                _registered_method=True)
+        self.RecordReconciliation = channel.unary_unary(
+                '/stockledger.v1.ChainService/RecordReconciliation',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.RecordReconciliationRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordReconciliationResponse.FromString,
+                _registered_method=True)
+        self.RaiseDivergence = channel.unary_unary(
+                '/stockledger.v1.ChainService/RaiseDivergence',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.RaiseDivergenceRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.RaiseDivergenceResponse.FromString,
+                _registered_method=True)
+        self.ResolveDivergence = channel.unary_unary(
+                '/stockledger.v1.ChainService/ResolveDivergence',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.ResolveDivergenceRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.ResolveDivergenceResponse.FromString,
+                _registered_method=True)
+        self.SweepWallet = channel.unary_unary(
+                '/stockledger.v1.ChainService/SweepWallet',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.SweepWalletRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.SweepWalletResponse.FromString,
+                _registered_method=True)
+        self.AttributeDeposit = channel.unary_unary(
+                '/stockledger.v1.ChainService/AttributeDeposit',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.AttributeDepositRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.AttributeDepositResponse.FromString,
+                _registered_method=True)
+        self.AnchorCheckpoint = channel.unary_unary(
+                '/stockledger.v1.ChainService/AnchorCheckpoint',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.AnchorCheckpointRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.AnchorCheckpointResponse.FromString,
+                _registered_method=True)
         self.GetChain = channel.unary_unary(
                 '/stockledger.v1.ChainService/GetChain',
                 request_serializer=stockledger_dot_v1_dot_chains__pb2.GetChainRequest.SerializeToString,
@@ -54,6 +124,46 @@ class ChainServiceStub:
                 '/stockledger.v1.ChainService/ListChains',
                 request_serializer=stockledger_dot_v1_dot_chains__pb2.ListChainsRequest.SerializeToString,
                 response_deserializer=stockledger_dot_v1_dot_chains__pb2.ListChainsResponse.FromString,
+                _registered_method=True)
+        self.ListDeployments = channel.unary_unary(
+                '/stockledger.v1.ChainService/ListDeployments',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.ListDeploymentsRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.ListDeploymentsResponse.FromString,
+                _registered_method=True)
+        self.GetInstruction = channel.unary_unary(
+                '/stockledger.v1.ChainService/GetInstruction',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.GetInstructionRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.GetInstructionResponse.FromString,
+                _registered_method=True)
+        self.ListInstructions = channel.unary_unary(
+                '/stockledger.v1.ChainService/ListInstructions',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.ListInstructionsRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.ListInstructionsResponse.FromString,
+                _registered_method=True)
+        self.ListTransactions = channel.unary_unary(
+                '/stockledger.v1.ChainService/ListTransactions',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.ListTransactionsRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.ListTransactionsResponse.FromString,
+                _registered_method=True)
+        self.ListPlaces = channel.unary_unary(
+                '/stockledger.v1.ChainService/ListPlaces',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.ListPlacesRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.ListPlacesResponse.FromString,
+                _registered_method=True)
+        self.ListDivergences = channel.unary_unary(
+                '/stockledger.v1.ChainService/ListDivergences',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.ListDivergencesRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.ListDivergencesResponse.FromString,
+                _registered_method=True)
+        self.ListChainKeys = channel.unary_unary(
+                '/stockledger.v1.ChainService/ListChainKeys',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.ListChainKeysRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.ListChainKeysResponse.FromString,
+                _registered_method=True)
+        self.ListDepositAddresses = channel.unary_unary(
+                '/stockledger.v1.ChainService/ListDepositAddresses',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.ListDepositAddressesRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.ListDepositAddressesResponse.FromString,
                 _registered_method=True)
 
 
@@ -75,6 +185,104 @@ class ChainServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RegisterDeployment(self, request, context):
+        """Register an instrument's token on a chain. Example: AAPLx on eip155:1.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AmendDeployment(self, request, context):
+        """Change or retire a deployment. Example: another allotment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetChainKey(self, request, context):
+        """Let a key sign, or no more. Example: a minter.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RegisterDepositAddresses(self, request, context):
+        """Let addresses of ours stand for accounts. Example: one for book:alice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordTransactions(self, request, context):
+        """Record transactions before they are signed. Example: a round of 12.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordDeadTransactions(self, request, context):
+        """Record that transactions can never land. Example: one whose number another has used.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AbandonInstruction(self, request, context):
+        """Give up an instruction. Example: one that the chain refuses.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordObservations(self, request, context):
+        """Book a range of a chain. Example: what blocks 23456790 to 23456800 have of ours.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordReconciliation(self, request, context):
+        """Hold figures of a chain against the books. Example: the supply of AAPLx.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RaiseDivergence(self, request, context):
+        """Tell that what was final has changed. Example: another hash at the cursor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveDivergence(self, request, context):
+        """End a divergence. Example: the operator bears what a stolen key minted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SweepWallet(self, request, context):
+        """Move somebody else's token between our own addresses. Example: a deposit to the hot wallet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AttributeDeposit(self, request, context):
+        """Credit a deposit of nobody known. Example: to book:alice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AnchorCheckpoint(self, request, context):
+        """Keep a checkpoint on a chain. Example: the newest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetChain(self, request, context):
         """Read a chain. Example: its cursor.
         """
@@ -84,6 +292,62 @@ class ChainServiceServicer:
 
     def ListChains(self, request, context):
         """List chains. Example: by id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeployments(self, request, context):
+        """List deployments. Example: those of AAPLx.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetInstruction(self, request, context):
+        """Read an instruction. Example: 4711-0.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListInstructions(self, request, context):
+        """List instructions that are not over, in the order in which they are sent. Example: those OPEN on eip155:1.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTransactions(self, request, context):
+        """List recorded transactions that may land. Example: what a projector resumes with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPlaces(self, request, context):
+        """List what stands at each place. Example: of AAPLx.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDivergences(self, request, context):
+        """List open divergences. Example: those of eip155:1.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListChainKeys(self, request, context):
+        """List keys. Example: those of eip155:1.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDepositAddresses(self, request, context):
+        """List addresses that stand for accounts. Example: those of eip155:1.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,6 +366,76 @@ def add_ChainServiceServicer_to_server(servicer, server):
                     request_deserializer=stockledger_dot_v1_dot_chains__pb2.AmendChainRequest.FromString,
                     response_serializer=stockledger_dot_v1_dot_chains__pb2.AmendChainResponse.SerializeToString,
             ),
+            'RegisterDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterDeployment,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.RegisterDeploymentRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.RegisterDeploymentResponse.SerializeToString,
+            ),
+            'AmendDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.AmendDeployment,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.AmendDeploymentRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.AmendDeploymentResponse.SerializeToString,
+            ),
+            'SetChainKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetChainKey,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.SetChainKeyRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.SetChainKeyResponse.SerializeToString,
+            ),
+            'RegisterDepositAddresses': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterDepositAddresses,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.RegisterDepositAddressesRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.RegisterDepositAddressesResponse.SerializeToString,
+            ),
+            'RecordTransactions': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordTransactions,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordTransactionsRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.RecordTransactionsResponse.SerializeToString,
+            ),
+            'RecordDeadTransactions': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordDeadTransactions,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordDeadTransactionsRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.RecordDeadTransactionsResponse.SerializeToString,
+            ),
+            'AbandonInstruction': grpc.unary_unary_rpc_method_handler(
+                    servicer.AbandonInstruction,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.AbandonInstructionRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.AbandonInstructionResponse.SerializeToString,
+            ),
+            'RecordObservations': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordObservations,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordObservationsRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.RecordObservationsResponse.SerializeToString,
+            ),
+            'RecordReconciliation': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordReconciliation,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordReconciliationRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.RecordReconciliationResponse.SerializeToString,
+            ),
+            'RaiseDivergence': grpc.unary_unary_rpc_method_handler(
+                    servicer.RaiseDivergence,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.RaiseDivergenceRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.RaiseDivergenceResponse.SerializeToString,
+            ),
+            'ResolveDivergence': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveDivergence,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.ResolveDivergenceRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.ResolveDivergenceResponse.SerializeToString,
+            ),
+            'SweepWallet': grpc.unary_unary_rpc_method_handler(
+                    servicer.SweepWallet,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.SweepWalletRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.SweepWalletResponse.SerializeToString,
+            ),
+            'AttributeDeposit': grpc.unary_unary_rpc_method_handler(
+                    servicer.AttributeDeposit,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.AttributeDepositRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.AttributeDepositResponse.SerializeToString,
+            ),
+            'AnchorCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.AnchorCheckpoint,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.AnchorCheckpointRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.AnchorCheckpointResponse.SerializeToString,
+            ),
             'GetChain': grpc.unary_unary_rpc_method_handler(
                     servicer.GetChain,
                     request_deserializer=stockledger_dot_v1_dot_chains__pb2.GetChainRequest.FromString,
@@ -111,6 +445,46 @@ def add_ChainServiceServicer_to_server(servicer, server):
                     servicer.ListChains,
                     request_deserializer=stockledger_dot_v1_dot_chains__pb2.ListChainsRequest.FromString,
                     response_serializer=stockledger_dot_v1_dot_chains__pb2.ListChainsResponse.SerializeToString,
+            ),
+            'ListDeployments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeployments,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.ListDeploymentsRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.ListDeploymentsResponse.SerializeToString,
+            ),
+            'GetInstruction': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetInstruction,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.GetInstructionRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.GetInstructionResponse.SerializeToString,
+            ),
+            'ListInstructions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListInstructions,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.ListInstructionsRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.ListInstructionsResponse.SerializeToString,
+            ),
+            'ListTransactions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTransactions,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.ListTransactionsRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.ListTransactionsResponse.SerializeToString,
+            ),
+            'ListPlaces': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPlaces,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.ListPlacesRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.ListPlacesResponse.SerializeToString,
+            ),
+            'ListDivergences': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDivergences,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.ListDivergencesRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.ListDivergencesResponse.SerializeToString,
+            ),
+            'ListChainKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListChainKeys,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.ListChainKeysRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.ListChainKeysResponse.SerializeToString,
+            ),
+            'ListDepositAddresses': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDepositAddresses,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.ListDepositAddressesRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.ListDepositAddressesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +553,384 @@ class ChainService:
             _registered_method=True)
 
     @staticmethod
+    def RegisterDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/RegisterDeployment',
+            stockledger_dot_v1_dot_chains__pb2.RegisterDeploymentRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.RegisterDeploymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AmendDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/AmendDeployment',
+            stockledger_dot_v1_dot_chains__pb2.AmendDeploymentRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.AmendDeploymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetChainKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/SetChainKey',
+            stockledger_dot_v1_dot_chains__pb2.SetChainKeyRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.SetChainKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegisterDepositAddresses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/RegisterDepositAddresses',
+            stockledger_dot_v1_dot_chains__pb2.RegisterDepositAddressesRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.RegisterDepositAddressesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordTransactions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/RecordTransactions',
+            stockledger_dot_v1_dot_chains__pb2.RecordTransactionsRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.RecordTransactionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordDeadTransactions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/RecordDeadTransactions',
+            stockledger_dot_v1_dot_chains__pb2.RecordDeadTransactionsRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.RecordDeadTransactionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AbandonInstruction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/AbandonInstruction',
+            stockledger_dot_v1_dot_chains__pb2.AbandonInstructionRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.AbandonInstructionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordObservations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/RecordObservations',
+            stockledger_dot_v1_dot_chains__pb2.RecordObservationsRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.RecordObservationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordReconciliation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/RecordReconciliation',
+            stockledger_dot_v1_dot_chains__pb2.RecordReconciliationRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.RecordReconciliationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RaiseDivergence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/RaiseDivergence',
+            stockledger_dot_v1_dot_chains__pb2.RaiseDivergenceRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.RaiseDivergenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveDivergence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/ResolveDivergence',
+            stockledger_dot_v1_dot_chains__pb2.ResolveDivergenceRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.ResolveDivergenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SweepWallet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/SweepWallet',
+            stockledger_dot_v1_dot_chains__pb2.SweepWalletRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.SweepWalletResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AttributeDeposit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/AttributeDeposit',
+            stockledger_dot_v1_dot_chains__pb2.AttributeDepositRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.AttributeDepositResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnchorCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/AnchorCheckpoint',
+            stockledger_dot_v1_dot_chains__pb2.AnchorCheckpointRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.AnchorCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetChain(request,
             target,
             options=(),
@@ -222,6 +974,222 @@ class ChainService:
             '/stockledger.v1.ChainService/ListChains',
             stockledger_dot_v1_dot_chains__pb2.ListChainsRequest.SerializeToString,
             stockledger_dot_v1_dot_chains__pb2.ListChainsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeployments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/ListDeployments',
+            stockledger_dot_v1_dot_chains__pb2.ListDeploymentsRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.ListDeploymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetInstruction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/GetInstruction',
+            stockledger_dot_v1_dot_chains__pb2.GetInstructionRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.GetInstructionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListInstructions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/ListInstructions',
+            stockledger_dot_v1_dot_chains__pb2.ListInstructionsRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.ListInstructionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTransactions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/ListTransactions',
+            stockledger_dot_v1_dot_chains__pb2.ListTransactionsRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.ListTransactionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPlaces(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/ListPlaces',
+            stockledger_dot_v1_dot_chains__pb2.ListPlacesRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.ListPlacesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDivergences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/ListDivergences',
+            stockledger_dot_v1_dot_chains__pb2.ListDivergencesRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.ListDivergencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListChainKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/ListChainKeys',
+            stockledger_dot_v1_dot_chains__pb2.ListChainKeysRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.ListChainKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDepositAddresses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/ListDepositAddresses',
+            stockledger_dot_v1_dot_chains__pb2.ListDepositAddressesRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.ListDepositAddressesResponse.FromString,
             options,
             channel_credentials,
             insecure,

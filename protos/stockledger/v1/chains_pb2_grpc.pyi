@@ -37,10 +37,54 @@ class ChainServiceStub:
     """Register a chain. Example: eip155:1 from block 23456789 on."""
     AmendChain: _grpc.UnaryUnaryMultiCallable[_chains_pb2.AmendChainRequest, _chains_pb2.AmendChainResponse]
     """Change or retire a chain. Example: 64 blocks on top."""
+    RegisterDeployment: _grpc.UnaryUnaryMultiCallable[_chains_pb2.RegisterDeploymentRequest, _chains_pb2.RegisterDeploymentResponse]
+    """Register an instrument's token on a chain. Example: AAPLx on eip155:1."""
+    AmendDeployment: _grpc.UnaryUnaryMultiCallable[_chains_pb2.AmendDeploymentRequest, _chains_pb2.AmendDeploymentResponse]
+    """Change or retire a deployment. Example: another allotment."""
+    SetChainKey: _grpc.UnaryUnaryMultiCallable[_chains_pb2.SetChainKeyRequest, _chains_pb2.SetChainKeyResponse]
+    """Let a key sign, or no more. Example: a minter."""
+    RegisterDepositAddresses: _grpc.UnaryUnaryMultiCallable[_chains_pb2.RegisterDepositAddressesRequest, _chains_pb2.RegisterDepositAddressesResponse]
+    """Let addresses of ours stand for accounts. Example: one for book:alice."""
+    RecordTransactions: _grpc.UnaryUnaryMultiCallable[_chains_pb2.RecordTransactionsRequest, _chains_pb2.RecordTransactionsResponse]
+    """Record transactions before they are signed. Example: a round of 12."""
+    RecordDeadTransactions: _grpc.UnaryUnaryMultiCallable[_chains_pb2.RecordDeadTransactionsRequest, _chains_pb2.RecordDeadTransactionsResponse]
+    """Record that transactions can never land. Example: one whose number another has used."""
+    AbandonInstruction: _grpc.UnaryUnaryMultiCallable[_chains_pb2.AbandonInstructionRequest, _chains_pb2.AbandonInstructionResponse]
+    """Give up an instruction. Example: one that the chain refuses."""
+    RecordObservations: _grpc.UnaryUnaryMultiCallable[_chains_pb2.RecordObservationsRequest, _chains_pb2.RecordObservationsResponse]
+    """Book a range of a chain. Example: what blocks 23456790 to 23456800 have of ours."""
+    RecordReconciliation: _grpc.UnaryUnaryMultiCallable[_chains_pb2.RecordReconciliationRequest, _chains_pb2.RecordReconciliationResponse]
+    """Hold figures of a chain against the books. Example: the supply of AAPLx."""
+    RaiseDivergence: _grpc.UnaryUnaryMultiCallable[_chains_pb2.RaiseDivergenceRequest, _chains_pb2.RaiseDivergenceResponse]
+    """Tell that what was final has changed. Example: another hash at the cursor."""
+    ResolveDivergence: _grpc.UnaryUnaryMultiCallable[_chains_pb2.ResolveDivergenceRequest, _chains_pb2.ResolveDivergenceResponse]
+    """End a divergence. Example: the operator bears what a stolen key minted."""
+    SweepWallet: _grpc.UnaryUnaryMultiCallable[_chains_pb2.SweepWalletRequest, _chains_pb2.SweepWalletResponse]
+    """Move somebody else's token between our own addresses. Example: a deposit to the hot wallet."""
+    AttributeDeposit: _grpc.UnaryUnaryMultiCallable[_chains_pb2.AttributeDepositRequest, _chains_pb2.AttributeDepositResponse]
+    """Credit a deposit of nobody known. Example: to book:alice."""
+    AnchorCheckpoint: _grpc.UnaryUnaryMultiCallable[_chains_pb2.AnchorCheckpointRequest, _chains_pb2.AnchorCheckpointResponse]
+    """Keep a checkpoint on a chain. Example: the newest."""
     GetChain: _grpc.UnaryUnaryMultiCallable[_chains_pb2.GetChainRequest, _chains_pb2.GetChainResponse]
     """Read a chain. Example: its cursor."""
     ListChains: _grpc.UnaryUnaryMultiCallable[_chains_pb2.ListChainsRequest, _chains_pb2.ListChainsResponse]
     """List chains. Example: by id."""
+    ListDeployments: _grpc.UnaryUnaryMultiCallable[_chains_pb2.ListDeploymentsRequest, _chains_pb2.ListDeploymentsResponse]
+    """List deployments. Example: those of AAPLx."""
+    GetInstruction: _grpc.UnaryUnaryMultiCallable[_chains_pb2.GetInstructionRequest, _chains_pb2.GetInstructionResponse]
+    """Read an instruction. Example: 4711-0."""
+    ListInstructions: _grpc.UnaryUnaryMultiCallable[_chains_pb2.ListInstructionsRequest, _chains_pb2.ListInstructionsResponse]
+    """List instructions that are not over, in the order in which they are sent. Example: those OPEN on eip155:1."""
+    ListTransactions: _grpc.UnaryUnaryMultiCallable[_chains_pb2.ListTransactionsRequest, _chains_pb2.ListTransactionsResponse]
+    """List recorded transactions that may land. Example: what a projector resumes with."""
+    ListPlaces: _grpc.UnaryUnaryMultiCallable[_chains_pb2.ListPlacesRequest, _chains_pb2.ListPlacesResponse]
+    """List what stands at each place. Example: of AAPLx."""
+    ListDivergences: _grpc.UnaryUnaryMultiCallable[_chains_pb2.ListDivergencesRequest, _chains_pb2.ListDivergencesResponse]
+    """List open divergences. Example: those of eip155:1."""
+    ListChainKeys: _grpc.UnaryUnaryMultiCallable[_chains_pb2.ListChainKeysRequest, _chains_pb2.ListChainKeysResponse]
+    """List keys. Example: those of eip155:1."""
+    ListDepositAddresses: _grpc.UnaryUnaryMultiCallable[_chains_pb2.ListDepositAddressesRequest, _chains_pb2.ListDepositAddressesResponse]
+    """List addresses that stand for accounts. Example: those of eip155:1."""
 
 @_typing.type_check_only
 class ChainServiceAsyncStub(ChainServiceStub):
@@ -51,10 +95,54 @@ class ChainServiceAsyncStub(ChainServiceStub):
     """Register a chain. Example: eip155:1 from block 23456789 on."""
     AmendChain: _aio.UnaryUnaryMultiCallable[_chains_pb2.AmendChainRequest, _chains_pb2.AmendChainResponse]  # type: ignore[assignment]
     """Change or retire a chain. Example: 64 blocks on top."""
+    RegisterDeployment: _aio.UnaryUnaryMultiCallable[_chains_pb2.RegisterDeploymentRequest, _chains_pb2.RegisterDeploymentResponse]  # type: ignore[assignment]
+    """Register an instrument's token on a chain. Example: AAPLx on eip155:1."""
+    AmendDeployment: _aio.UnaryUnaryMultiCallable[_chains_pb2.AmendDeploymentRequest, _chains_pb2.AmendDeploymentResponse]  # type: ignore[assignment]
+    """Change or retire a deployment. Example: another allotment."""
+    SetChainKey: _aio.UnaryUnaryMultiCallable[_chains_pb2.SetChainKeyRequest, _chains_pb2.SetChainKeyResponse]  # type: ignore[assignment]
+    """Let a key sign, or no more. Example: a minter."""
+    RegisterDepositAddresses: _aio.UnaryUnaryMultiCallable[_chains_pb2.RegisterDepositAddressesRequest, _chains_pb2.RegisterDepositAddressesResponse]  # type: ignore[assignment]
+    """Let addresses of ours stand for accounts. Example: one for book:alice."""
+    RecordTransactions: _aio.UnaryUnaryMultiCallable[_chains_pb2.RecordTransactionsRequest, _chains_pb2.RecordTransactionsResponse]  # type: ignore[assignment]
+    """Record transactions before they are signed. Example: a round of 12."""
+    RecordDeadTransactions: _aio.UnaryUnaryMultiCallable[_chains_pb2.RecordDeadTransactionsRequest, _chains_pb2.RecordDeadTransactionsResponse]  # type: ignore[assignment]
+    """Record that transactions can never land. Example: one whose number another has used."""
+    AbandonInstruction: _aio.UnaryUnaryMultiCallable[_chains_pb2.AbandonInstructionRequest, _chains_pb2.AbandonInstructionResponse]  # type: ignore[assignment]
+    """Give up an instruction. Example: one that the chain refuses."""
+    RecordObservations: _aio.UnaryUnaryMultiCallable[_chains_pb2.RecordObservationsRequest, _chains_pb2.RecordObservationsResponse]  # type: ignore[assignment]
+    """Book a range of a chain. Example: what blocks 23456790 to 23456800 have of ours."""
+    RecordReconciliation: _aio.UnaryUnaryMultiCallable[_chains_pb2.RecordReconciliationRequest, _chains_pb2.RecordReconciliationResponse]  # type: ignore[assignment]
+    """Hold figures of a chain against the books. Example: the supply of AAPLx."""
+    RaiseDivergence: _aio.UnaryUnaryMultiCallable[_chains_pb2.RaiseDivergenceRequest, _chains_pb2.RaiseDivergenceResponse]  # type: ignore[assignment]
+    """Tell that what was final has changed. Example: another hash at the cursor."""
+    ResolveDivergence: _aio.UnaryUnaryMultiCallable[_chains_pb2.ResolveDivergenceRequest, _chains_pb2.ResolveDivergenceResponse]  # type: ignore[assignment]
+    """End a divergence. Example: the operator bears what a stolen key minted."""
+    SweepWallet: _aio.UnaryUnaryMultiCallable[_chains_pb2.SweepWalletRequest, _chains_pb2.SweepWalletResponse]  # type: ignore[assignment]
+    """Move somebody else's token between our own addresses. Example: a deposit to the hot wallet."""
+    AttributeDeposit: _aio.UnaryUnaryMultiCallable[_chains_pb2.AttributeDepositRequest, _chains_pb2.AttributeDepositResponse]  # type: ignore[assignment]
+    """Credit a deposit of nobody known. Example: to book:alice."""
+    AnchorCheckpoint: _aio.UnaryUnaryMultiCallable[_chains_pb2.AnchorCheckpointRequest, _chains_pb2.AnchorCheckpointResponse]  # type: ignore[assignment]
+    """Keep a checkpoint on a chain. Example: the newest."""
     GetChain: _aio.UnaryUnaryMultiCallable[_chains_pb2.GetChainRequest, _chains_pb2.GetChainResponse]  # type: ignore[assignment]
     """Read a chain. Example: its cursor."""
     ListChains: _aio.UnaryUnaryMultiCallable[_chains_pb2.ListChainsRequest, _chains_pb2.ListChainsResponse]  # type: ignore[assignment]
     """List chains. Example: by id."""
+    ListDeployments: _aio.UnaryUnaryMultiCallable[_chains_pb2.ListDeploymentsRequest, _chains_pb2.ListDeploymentsResponse]  # type: ignore[assignment]
+    """List deployments. Example: those of AAPLx."""
+    GetInstruction: _aio.UnaryUnaryMultiCallable[_chains_pb2.GetInstructionRequest, _chains_pb2.GetInstructionResponse]  # type: ignore[assignment]
+    """Read an instruction. Example: 4711-0."""
+    ListInstructions: _aio.UnaryUnaryMultiCallable[_chains_pb2.ListInstructionsRequest, _chains_pb2.ListInstructionsResponse]  # type: ignore[assignment]
+    """List instructions that are not over, in the order in which they are sent. Example: those OPEN on eip155:1."""
+    ListTransactions: _aio.UnaryUnaryMultiCallable[_chains_pb2.ListTransactionsRequest, _chains_pb2.ListTransactionsResponse]  # type: ignore[assignment]
+    """List recorded transactions that may land. Example: what a projector resumes with."""
+    ListPlaces: _aio.UnaryUnaryMultiCallable[_chains_pb2.ListPlacesRequest, _chains_pb2.ListPlacesResponse]  # type: ignore[assignment]
+    """List what stands at each place. Example: of AAPLx."""
+    ListDivergences: _aio.UnaryUnaryMultiCallable[_chains_pb2.ListDivergencesRequest, _chains_pb2.ListDivergencesResponse]  # type: ignore[assignment]
+    """List open divergences. Example: those of eip155:1."""
+    ListChainKeys: _aio.UnaryUnaryMultiCallable[_chains_pb2.ListChainKeysRequest, _chains_pb2.ListChainKeysResponse]  # type: ignore[assignment]
+    """List keys. Example: those of eip155:1."""
+    ListDepositAddresses: _aio.UnaryUnaryMultiCallable[_chains_pb2.ListDepositAddressesRequest, _chains_pb2.ListDepositAddressesResponse]  # type: ignore[assignment]
+    """List addresses that stand for accounts. Example: those of eip155:1."""
 
 class ChainServiceServicer(metaclass=_abc_1.ABCMeta):
     """Chains: places where the chain decides. Further RPCs come with their rules."""
@@ -76,6 +164,118 @@ class ChainServiceServicer(metaclass=_abc_1.ABCMeta):
         """Change or retire a chain. Example: 64 blocks on top."""
 
     @_abc_1.abstractmethod
+    def RegisterDeployment(
+        self,
+        request: _chains_pb2.RegisterDeploymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.RegisterDeploymentResponse, _abc.Awaitable[_chains_pb2.RegisterDeploymentResponse]]:
+        """Register an instrument's token on a chain. Example: AAPLx on eip155:1."""
+
+    @_abc_1.abstractmethod
+    def AmendDeployment(
+        self,
+        request: _chains_pb2.AmendDeploymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.AmendDeploymentResponse, _abc.Awaitable[_chains_pb2.AmendDeploymentResponse]]:
+        """Change or retire a deployment. Example: another allotment."""
+
+    @_abc_1.abstractmethod
+    def SetChainKey(
+        self,
+        request: _chains_pb2.SetChainKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.SetChainKeyResponse, _abc.Awaitable[_chains_pb2.SetChainKeyResponse]]:
+        """Let a key sign, or no more. Example: a minter."""
+
+    @_abc_1.abstractmethod
+    def RegisterDepositAddresses(
+        self,
+        request: _chains_pb2.RegisterDepositAddressesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.RegisterDepositAddressesResponse, _abc.Awaitable[_chains_pb2.RegisterDepositAddressesResponse]]:
+        """Let addresses of ours stand for accounts. Example: one for book:alice."""
+
+    @_abc_1.abstractmethod
+    def RecordTransactions(
+        self,
+        request: _chains_pb2.RecordTransactionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.RecordTransactionsResponse, _abc.Awaitable[_chains_pb2.RecordTransactionsResponse]]:
+        """Record transactions before they are signed. Example: a round of 12."""
+
+    @_abc_1.abstractmethod
+    def RecordDeadTransactions(
+        self,
+        request: _chains_pb2.RecordDeadTransactionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.RecordDeadTransactionsResponse, _abc.Awaitable[_chains_pb2.RecordDeadTransactionsResponse]]:
+        """Record that transactions can never land. Example: one whose number another has used."""
+
+    @_abc_1.abstractmethod
+    def AbandonInstruction(
+        self,
+        request: _chains_pb2.AbandonInstructionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.AbandonInstructionResponse, _abc.Awaitable[_chains_pb2.AbandonInstructionResponse]]:
+        """Give up an instruction. Example: one that the chain refuses."""
+
+    @_abc_1.abstractmethod
+    def RecordObservations(
+        self,
+        request: _chains_pb2.RecordObservationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.RecordObservationsResponse, _abc.Awaitable[_chains_pb2.RecordObservationsResponse]]:
+        """Book a range of a chain. Example: what blocks 23456790 to 23456800 have of ours."""
+
+    @_abc_1.abstractmethod
+    def RecordReconciliation(
+        self,
+        request: _chains_pb2.RecordReconciliationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.RecordReconciliationResponse, _abc.Awaitable[_chains_pb2.RecordReconciliationResponse]]:
+        """Hold figures of a chain against the books. Example: the supply of AAPLx."""
+
+    @_abc_1.abstractmethod
+    def RaiseDivergence(
+        self,
+        request: _chains_pb2.RaiseDivergenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.RaiseDivergenceResponse, _abc.Awaitable[_chains_pb2.RaiseDivergenceResponse]]:
+        """Tell that what was final has changed. Example: another hash at the cursor."""
+
+    @_abc_1.abstractmethod
+    def ResolveDivergence(
+        self,
+        request: _chains_pb2.ResolveDivergenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.ResolveDivergenceResponse, _abc.Awaitable[_chains_pb2.ResolveDivergenceResponse]]:
+        """End a divergence. Example: the operator bears what a stolen key minted."""
+
+    @_abc_1.abstractmethod
+    def SweepWallet(
+        self,
+        request: _chains_pb2.SweepWalletRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.SweepWalletResponse, _abc.Awaitable[_chains_pb2.SweepWalletResponse]]:
+        """Move somebody else's token between our own addresses. Example: a deposit to the hot wallet."""
+
+    @_abc_1.abstractmethod
+    def AttributeDeposit(
+        self,
+        request: _chains_pb2.AttributeDepositRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.AttributeDepositResponse, _abc.Awaitable[_chains_pb2.AttributeDepositResponse]]:
+        """Credit a deposit of nobody known. Example: to book:alice."""
+
+    @_abc_1.abstractmethod
+    def AnchorCheckpoint(
+        self,
+        request: _chains_pb2.AnchorCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.AnchorCheckpointResponse, _abc.Awaitable[_chains_pb2.AnchorCheckpointResponse]]:
+        """Keep a checkpoint on a chain. Example: the newest."""
+
+    @_abc_1.abstractmethod
     def GetChain(
         self,
         request: _chains_pb2.GetChainRequest,
@@ -90,5 +290,69 @@ class ChainServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chains_pb2.ListChainsResponse, _abc.Awaitable[_chains_pb2.ListChainsResponse]]:
         """List chains. Example: by id."""
+
+    @_abc_1.abstractmethod
+    def ListDeployments(
+        self,
+        request: _chains_pb2.ListDeploymentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.ListDeploymentsResponse, _abc.Awaitable[_chains_pb2.ListDeploymentsResponse]]:
+        """List deployments. Example: those of AAPLx."""
+
+    @_abc_1.abstractmethod
+    def GetInstruction(
+        self,
+        request: _chains_pb2.GetInstructionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.GetInstructionResponse, _abc.Awaitable[_chains_pb2.GetInstructionResponse]]:
+        """Read an instruction. Example: 4711-0."""
+
+    @_abc_1.abstractmethod
+    def ListInstructions(
+        self,
+        request: _chains_pb2.ListInstructionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.ListInstructionsResponse, _abc.Awaitable[_chains_pb2.ListInstructionsResponse]]:
+        """List instructions that are not over, in the order in which they are sent. Example: those OPEN on eip155:1."""
+
+    @_abc_1.abstractmethod
+    def ListTransactions(
+        self,
+        request: _chains_pb2.ListTransactionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.ListTransactionsResponse, _abc.Awaitable[_chains_pb2.ListTransactionsResponse]]:
+        """List recorded transactions that may land. Example: what a projector resumes with."""
+
+    @_abc_1.abstractmethod
+    def ListPlaces(
+        self,
+        request: _chains_pb2.ListPlacesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.ListPlacesResponse, _abc.Awaitable[_chains_pb2.ListPlacesResponse]]:
+        """List what stands at each place. Example: of AAPLx."""
+
+    @_abc_1.abstractmethod
+    def ListDivergences(
+        self,
+        request: _chains_pb2.ListDivergencesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.ListDivergencesResponse, _abc.Awaitable[_chains_pb2.ListDivergencesResponse]]:
+        """List open divergences. Example: those of eip155:1."""
+
+    @_abc_1.abstractmethod
+    def ListChainKeys(
+        self,
+        request: _chains_pb2.ListChainKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.ListChainKeysResponse, _abc.Awaitable[_chains_pb2.ListChainKeysResponse]]:
+        """List keys. Example: those of eip155:1."""
+
+    @_abc_1.abstractmethod
+    def ListDepositAddresses(
+        self,
+        request: _chains_pb2.ListDepositAddressesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.ListDepositAddressesResponse, _abc.Awaitable[_chains_pb2.ListDepositAddressesResponse]]:
+        """List addresses that stand for accounts. Example: those of eip155:1."""
 
 def add_ChainServiceServicer_to_server(servicer: ChainServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -883,6 +883,7 @@ class UnitsIssued(_message.Message):
     ACCOUNT_FIELD_NUMBER: _builtins.int
     UNITS_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
     instrument: _builtins.str
     """The instrument. Example: "AAPLx"."""
     account: _builtins.str
@@ -891,6 +892,8 @@ class UnitsIssued(_message.Message):
     """Smallest units. Example: 1000000000."""
     reference: _builtins.str
     """The delivery behind it. Example: "DTC 8841"."""
+    chain: _builtins.str
+    """CAIP-2 id of the chain they are minted on; they wait in transit:<chain>. Empty: booked in the book at once. Example: "eip155:1"."""
     def __init__(
         self,
         *,
@@ -898,10 +901,11 @@ class UnitsIssued(_message.Message):
         account: _builtins.str = ...,
         units: _builtins.int = ...,
         reference: _builtins.str = ...,
+        chain: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "instrument", b"instrument", "reference", b"reference", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "chain", b"chain", "instrument", b"instrument", "reference", b"reference", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

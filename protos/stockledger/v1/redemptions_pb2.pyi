@@ -37,6 +37,7 @@ class Redemption(_message.Message):
     IN_KIND_FIELD_NUMBER: _builtins.int
     FILLS_FIELD_NUMBER: _builtins.int
     DELIVERY_REFERENCE_FIELD_NUMBER: _builtins.int
+    WALLET_FIELD_NUMBER: _builtins.int
     redemption: _builtins.int
     """Its number. Example: 5."""
     instrument: _builtins.str
@@ -55,6 +56,8 @@ class Redemption(_message.Message):
     """True: whole shares in kind, the rest in cash; always of cash itself. Example: false."""
     delivery_reference: _builtins.str
     """Where shares in kind go. Example: "DTC 0226 acct 99"."""
+    wallet: _builtins.str
+    """Wallet whose units are burned first; empty: none, or burned. Example: "eip155:1:0x71C7..."."""
     @_builtins.property
     def fills(self) -> _containers.RepeatedCompositeFieldContainer[_issuance_pb2.Fill]:
         """What was sold. Example: [{fill: 1}]."""
@@ -72,10 +75,11 @@ class Redemption(_message.Message):
         in_kind: _builtins.bool = ...,
         fills: _abc.Iterable[_issuance_pb2.Fill] | None = ...,
         delivery_reference: _builtins.str = ...,
+        wallet: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "cash_instrument", b"cash_instrument", "delivery_reference", b"delivery_reference", "fills", b"fills", "hold", b"hold", "in_kind", b"in_kind", "instrument", b"instrument", "redemption", b"redemption", "remaining_units", b"remaining_units", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "cash_instrument", b"cash_instrument", "delivery_reference", b"delivery_reference", "fills", b"fills", "hold", b"hold", "in_kind", b"in_kind", "instrument", b"instrument", "redemption", b"redemption", "remaining_units", b"remaining_units", "units", b"units", "wallet", b"wallet"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -84,7 +88,8 @@ Global___Redemption: _TypeAlias = Redemption  # noqa: Y015
 @_typing.final
 class RequestRedemptionRequest(_message.Message):
     """Ask for redemption; the units are held. Cash itself is redeemed in kind, with an empty cash_instrument: a bank pays the money out. Refusals: FIELD_*, UNITS_NOT_POSITIVE, INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, PLACE_UNFIT, INSTRUMENT_KIND_UNFIT, ACTION_DUE,
-    INSTRUMENT_RETIRED, INSTRUMENT_HALTED (redeem), ACCOUNT_*, HOLDER_* (HOLDER_NOT_ELIGIBLE: for the cash), UNITS_INSUFFICIENT.
+    INSTRUMENT_RETIRED, INSTRUMENT_HALTED (redeem), ACCOUNT_*, HOLDER_* (HOLDER_NOT_ELIGIBLE: for the cash), UNITS_INSUFFICIENT. Of a wallet: also PLACE_UNFIT, DEPLOYMENT_NOT_FOUND,
+    CHAIN_INCAPABLE, PLACE_HALTED, STATE_UNFIT (of another holder).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -99,6 +104,7 @@ class RequestRedemptionRequest(_message.Message):
     IN_KIND_FIELD_NUMBER: _builtins.int
     DELIVERY_REFERENCE_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
+    WALLET_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUIDv7 that makes a retry safe, scoped to the principal; empty: the ledger makes one. Example: "01932b7e-7c00-7000-8000-000000000001"."""
     validate_only: _builtins.bool
@@ -117,6 +123,8 @@ class RequestRedemptionRequest(_message.Message):
     """Where shares or money in kind go, as a reference that names no person; required if in_kind. Example: "DTC 0226 acct 99"."""
     reference: _builtins.str
     """The holder's own reference. Example: "redeem 3"."""
+    wallet: _builtins.str
+    """Wallet at a chain whose units are burned; once that is final they are held on `account`. Empty: units of `account`. Of the same holder. Example: "eip155:1:0x71C7..."."""
     @_builtins.property
     def not_after_time(self) -> _timestamp_pb2.Timestamp:
         """Do not book later than this moment; absent: any time. Example: "2026-11-22T18:00:00Z"."""
@@ -134,10 +142,11 @@ class RequestRedemptionRequest(_message.Message):
         in_kind: _builtins.bool = ...,
         delivery_reference: _builtins.str = ...,
         reference: _builtins.str = ...,
+        wallet: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_after_time", b"not_after_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "cash_instrument", b"cash_instrument", "delivery_reference", b"delivery_reference", "in_kind", b"in_kind", "instrument", b"instrument", "not_after_time", b"not_after_time", "reference", b"reference", "request_id", b"request_id", "units", b"units", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "cash_instrument", b"cash_instrument", "delivery_reference", b"delivery_reference", "in_kind", b"in_kind", "instrument", b"instrument", "not_after_time", b"not_after_time", "reference", b"reference", "request_id", b"request_id", "units", b"units", "validate_only", b"validate_only", "wallet", b"wallet"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -589,6 +598,7 @@ class RedemptionRequested(_message.Message):
     IN_KIND_FIELD_NUMBER: _builtins.int
     DELIVERY_REFERENCE_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
+    WALLET_FIELD_NUMBER: _builtins.int
     redemption: _builtins.int
     """Its number. Example: 5."""
     instrument: _builtins.str
@@ -607,6 +617,8 @@ class RedemptionRequested(_message.Message):
     """Where shares in kind go. Example: "DTC 0226 acct 99"."""
     reference: _builtins.str
     """The holder's own reference. Example: "redeem 3"."""
+    wallet: _builtins.str
+    """Wallet whose units are burned first; the hold follows when that is final. Example: "eip155:1:0x71C7..."."""
     def __init__(
         self,
         *,
@@ -619,10 +631,11 @@ class RedemptionRequested(_message.Message):
         in_kind: _builtins.bool = ...,
         delivery_reference: _builtins.str = ...,
         reference: _builtins.str = ...,
+        wallet: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "cash_instrument", b"cash_instrument", "delivery_reference", b"delivery_reference", "hold", b"hold", "in_kind", b"in_kind", "instrument", b"instrument", "redemption", b"redemption", "reference", b"reference", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "cash_instrument", b"cash_instrument", "delivery_reference", b"delivery_reference", "hold", b"hold", "in_kind", b"in_kind", "instrument", b"instrument", "redemption", b"redemption", "reference", b"reference", "units", b"units", "wallet", b"wallet"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,9 +22,10 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class TransferUnitsRequest(_message.Message):
-    """Move units between two accounts. Refusals in order: FIELD_MISSING, UNITS_NOT_POSITIVE, UNITS_OUT_OF_RANGE, SAME_ACCOUNT, INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND (source, then
-    destination), ACCOUNT_RESERVED, PLACE_UNFIT, ACTION_DUE, INSTRUMENT_RETIRED, INSTRUMENT_HALTED, ACCOUNT_CLOSED, ACCOUNT_FROZEN, HOLDER_NOT_ACTIVE, HOLDER_FROZEN,
-    HOLDER_NOT_ELIGIBLE, UNITS_INSUFFICIENT.
+    """Move units between two accounts: within the book, from the book to a chain, or from a chain to the book or another chain (docs/chains.md). Refusals in order: FIELD_MISSING,
+    UNITS_NOT_POSITIVE, UNITS_OUT_OF_RANGE, SAME_ACCOUNT, INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND (source, then destination), ACCOUNT_RESERVED, PLACE_UNFIT (within one chain; an omnibus
+    chain to the book), DEPLOYMENT_NOT_FOUND, CHAIN_INCAPABLE, ACTION_DUE, INSTRUMENT_RETIRED, INSTRUMENT_HALTED (transfer; to a native chain issue, from one redeem), PLACE_HALTED,
+    ACCOUNT_CLOSED, ACCOUNT_FROZEN, HOLDER_NOT_ACTIVE, HOLDER_FROZEN, HOLDER_NOT_ELIGIBLE, UNITS_INSUFFICIENT, ALLOTMENT_EXCEEDED, WITHDRAWAL_LIMIT_EXCEEDED.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -180,7 +181,9 @@ Global___TransferBatchResponse: _TypeAlias = TransferBatchResponse  # noqa: Y015
 @_typing.final
 class ForceTransferRequest(_message.Message):
     """Move units by force: freezes, halts and eligibility do not stop it; units on hold stay. Needs ROLE_ENFORCER and approval by default.
-    Refusals: NOT_PERMITTED, FIELD_*, UNITS_NOT_POSITIVE, SAME_ACCOUNT, INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND, PLACE_UNFIT, ACTION_DUE, ACCOUNT_CLOSED, UNITS_INSUFFICIENT.
+    At chains too, also within one (docs/chains.md); a place halted by a divergence stops it.
+    Refusals: NOT_PERMITTED, FIELD_*, UNITS_NOT_POSITIVE, SAME_ACCOUNT, INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, PLACE_UNFIT (an omnibus chain), DEPLOYMENT_NOT_FOUND,
+    CHAIN_INCAPABLE, ACTION_DUE, PLACE_HALTED, ACCOUNT_CLOSED, UNITS_INSUFFICIENT, ALLOTMENT_EXCEEDED.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -446,6 +449,7 @@ class UnitsTransferred(_message.Message):
     DESTINATION_FIELD_NUMBER: _builtins.int
     UNITS_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
     instrument: _builtins.str
     """The instrument. Example: "AAPLx"."""
     source: _builtins.str
@@ -456,6 +460,10 @@ class UnitsTransferred(_message.Message):
     """Smallest units. Example: 150000000."""
     reference: _builtins.str
     """The sender's own reference. Example: "invoice 12"."""
+    chain: _builtins.str
+    """CAIP-2 id of the chain that decides, where one has a part in it; empty: booked from source to destination at once. From the book to a chain units go to transit:<chain> now;
+    from a chain nothing is booked until it is final there. Example: "eip155:1".
+    """
     def __init__(
         self,
         *,
@@ -464,10 +472,11 @@ class UnitsTransferred(_message.Message):
         destination: _builtins.str = ...,
         units: _builtins.int = ...,
         reference: _builtins.str = ...,
+        chain: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "instrument", b"instrument", "reference", b"reference", "source", b"source", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "destination", b"destination", "instrument", b"instrument", "reference", b"reference", "source", b"source", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -561,6 +570,7 @@ class UnitsTransferredByForce(_message.Message):
     UNITS_FIELD_NUMBER: _builtins.int
     LEGAL_REFERENCE_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
     instrument: _builtins.str
     """The instrument. Example: "AAPLx"."""
     source: _builtins.str
@@ -573,6 +583,10 @@ class UnitsTransferredByForce(_message.Message):
     """The legal ground. Example: "court order 12/2026"."""
     cause: _builtins.str
     """Why. Example: "succession"."""
+    chain: _builtins.str
+    """CAIP-2 id of the chain that decides, where one has a part in it; empty: booked from source to destination at once. From the book to a chain units go to transit:<chain> now;
+    from a chain nothing is booked until it is final there. Example: "eip155:1".
+    """
     def __init__(
         self,
         *,
@@ -582,10 +596,11 @@ class UnitsTransferredByForce(_message.Message):
         units: _builtins.int = ...,
         legal_reference: _builtins.str = ...,
         cause: _builtins.str = ...,
+        chain: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "destination", b"destination", "instrument", b"instrument", "legal_reference", b"legal_reference", "source", b"source", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "chain", b"chain", "destination", b"destination", "instrument", b"instrument", "legal_reference", b"legal_reference", "source", b"source", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
