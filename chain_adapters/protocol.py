@@ -152,6 +152,8 @@ class ChainSettings:
     """By account; empty for a reader or reconciler alone."""
     finality_depth: int = 0
     """0: what the chain itself calls final; otherwise blocks on top."""
+    ledger: str = ""
+    """The ledger's id: an instruction is written on chain as "<ledger>/<instruction>"."""
     options: Mapping[str, str] = field(default_factory=dict)
     """The adapter's own settings, by the names it documents."""
 

@@ -1,0 +1,137 @@
+"""Rig: what the conformance kit needs of a chain beside an adapter: wallets that act, time that passes, forks, and a look of its own.
+
+A rig is one running chain with the ledger's keys on it. It must not use the adapter under test for anything but `connect`, so that what the
+adapter says is held against something else. Hooks that a chain cannot do answer False, and the tests that need them are skipped.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stockledger.v1.chains_pb2 import ChainCapability
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from chain_adapters.protocol import ChainAdapter
+    from stockledger.v1.chains_pb2 import ChainKey, Deployment
+    from stockledger.v1.common_pb2 import Operation
+
+EVERY_CAPABILITY = frozenset(ChainCapability.values()) - {
+    ChainCapability.CHAIN_CAPABILITY_UNSPECIFIED,
+    ChainCapability.CHAIN_CAPABILITY_SEND,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """How a token stands, at the newest block, as the rig reads it itself."""
+
+    frozen: frozenset[str] = frozenset()
+    """Accounts, of those asked for, that are wholly frozen."""
+    frozen_raw: int = 0
+    """Of the first account asked for, raw units."""
+    paused: frozenset[Operation.ValueType] = frozenset()
+    multiplier: int = 0
+    """In force now, at scale 1e18 as near as the chain can say it; 0: the token has none."""
+    multiplier_next: int = 0
+    allotment: int = 0
+    reserve_reports: int = 0
+    """How often a reserve has been told, or something that grows with it."""
+    anchors: int = 0
+
+
+class Rig(ABC):
+    """One running chain. The kit makes one for each test, or one for many, as the test class's fixture does."""
+
+    chain: str
+    """CAIP-2 id."""
+    node_url: str
+    """Where its node is, for a proxy in between; http."""
+    capabilities: Collection[ChainCapability.ValueType] = EVERY_CAPABILITY
+    """What its native tokens can do."""
+    bad_accounts: Collection[str] = ()
+    """Accounts of a wrong form or checksum, and other chains'."""
+
+    # ---- connecting -----------------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def connect(self, url: str | None = None, *, ledger: str = "kit") -> ChainAdapter:
+        """Return a fresh adapter with the signers of all keys, as after a crash; by another URL, through a proxy."""
+
+    @abstractmethod
+    def registered_keys(self) -> list[ChainKey]:
+        """Return the ledger's keys: of every role, by different keys where the chain can."""
+
+    # ---- tokens and wallets ---------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def make_token(self, instrument: str, decimals: int, capabilities: Collection[ChainCapability.ValueType]) -> Deployment:
+        """Put a native token on the chain that can do just this, and return it as it is to be registered.
+
+        Chain, instrument, token, decimals, kind and capabilities are set.
+        """
+
+    @abstractmethod
+    def make_wallet(self) -> str:
+        """Return the account (CAIP-10) of a new wallet that can pay for what it does."""
+
+    @abstractmethod
+    def sign_binding(self, wallet: str, text: str) -> bytes:
+        """Return the wallet's signature over the text that binds it to a holder."""
+
+    # ---- what others do: sent and in a block, not final -----------------------------------------------------------------------------
+
+    @abstractmethod
+    def transfer(self, token: str, source: str, destination: str, raw: int) -> None:
+        """Let a wallet send some of its token."""
+
+    @abstractmethod
+    def burn(self, token: str, source: str, raw: int) -> bool:
+        """Let a wallet, or somebody with a stolen key, destroy some of a token; False where nobody can."""
+
+    @abstractmethod
+    def mint_behind(self, token: str, destination: str, raw: int) -> None:
+        """Mint with a stolen key, past the ledger."""
+
+    @abstractmethod
+    def bar(self, token: str, account: str) -> bool:
+        """Let a token refuse an account for ever (a deny list); False where it cannot."""
+
+    @abstractmethod
+    def use_up_sequence(self, key: str) -> bool:
+        """Let somebody else with the ledger's key use up its next sequence; False where that cannot be."""
+
+    # ---- time and forks -------------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def finalise(self) -> None:
+        """Let time pass until all that was sent is final, or cannot get into a block."""
+
+    @abstractmethod
+    def reorganise(self) -> bool:
+        """Take what is not final out of its blocks, and leave it to wait or be lost; False where that cannot be."""
+
+    @abstractmethod
+    def reorganise_final(self) -> bool:
+        """Replace what was final, down to where the last range ended; False where that cannot be."""
+
+    @abstractmethod
+    def raise_fees(self) -> bool:
+        """Let fees rise so far that what was made before will not land; False where that cannot be."""
+
+    # ---- a look of its own, at the newest block -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def supply(self, token: str) -> int:
+        """Return the raw units that exist."""
+
+    @abstractmethod
+    def holding(self, token: str, account: str) -> int:
+        """Return the raw units an account holds."""
+
+    @abstractmethod
+    def controls(self, token: str, accounts: Collection[str] = ()) -> Controls:
+        """Return how the token stands."""
