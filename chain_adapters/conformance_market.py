@@ -83,6 +83,7 @@ class Market:
         self.rig = rig
         self.url = url
         self._adapters: list[ChainAdapter] = []
+        self.store = store
         self.books = Ledger.open(store, ledger_id="kit", origin="kit.example/log")
         self.deployment = rig.make_token(SYMBOL, DECIMALS, frozenset(rig.capabilities) - frozenset(leave_out))
         self.token = self.deployment.token

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ledger.engine import DEFAULT_PRINCIPAL, REQUEST_WINDOW_COUNT, REQUEST_WINDOW_SECONDS
 from ledger.log.store_url import redact_url
+from services.chain_worker.settings import WorkerSettings
 from services.grpc_server.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ FILE_NAME: Final = "stockledger.toml"
 ENVIRONMENT_PREFIX: Final = "STOCKLEDGER_"
 SECRET_KEY_START: Final = "PRIVATE+KEY+"  # noqa: S105 - how such a text begins, not one
 _HIDDEN: Final = "(hidden)"
-_SECRETS: Final = ("page_token_secret",)
+_SECRETS: Final = ("page_token_secret", "chain_key_passphrase")
 """Settings that are shown by nobody; others hide the secret part of their text."""
 
 
@@ -42,7 +43,7 @@ def _setting(default: Any, meaning: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings in force, those of a server apart. `sources` says for each where it came from."""
+    """The settings in force, those of a server and of a worker apart. `sources` says for each where it came from."""
 
     store: str = _setting("sqlite:///stockledger.db", "URL of the store: sqlite:///relative.db or sqlite:////absolute.db")
     ledger_id: str = _setting("", "id of the ledger; guards against the wrong store, and names a new one (empty: the file's name)")
@@ -58,11 +59,13 @@ class Settings:
     request_window_seconds: int = _setting(REQUEST_WINDOW_SECONDS, "of a new ledger: how long repeated requests are recognised")
     request_window_count: int = _setting(REQUEST_WINDOW_COUNT, "of a new ledger: how many requests are remembered at most")
     server: ServerSettings = dataclasses.field(default_factory=ServerSettings)
+    worker: WorkerSettings = dataclasses.field(default_factory=WorkerSettings)
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 SERVER_SETTINGS: Final = {field.name: field for field in dataclasses.fields(ServerSettings)}
-SETTINGS: Final = {field.name: field for field in dataclasses.fields(Settings) if field.metadata} | SERVER_SETTINGS
+WORKER_SETTINGS: Final = {field.name: field for field in dataclasses.fields(WorkerSettings)}
+SETTINGS: Final = {field.name: field for field in dataclasses.fields(Settings) if field.metadata} | SERVER_SETTINGS | WORKER_SETTINGS
 
 
 def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str], file: str | None = None) -> Settings:
@@ -82,7 +85,9 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str], file
             flag = f"--{name.replace('_', '-')}"
             values[name], sources[name] = _parse(name, flags[name], flag), f"flag {flag}"
     server = ServerSettings(**{name: value for name, value in values.items() if name in SERVER_SETTINGS})
-    return Settings(**{name: value for name, value in values.items() if name not in SERVER_SETTINGS}, server=server, sources=sources)
+    worker = WorkerSettings(**{name: value for name, value in values.items() if name in WORKER_SETTINGS})
+    own = {name: value for name, value in values.items() if name not in SERVER_SETTINGS and name not in WORKER_SETTINGS}
+    return Settings(**own, server=server, worker=worker, sources=sources)
 
 
 def unknown_variables(environment: Iterable[str]) -> list[str]:
@@ -100,7 +105,9 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 def shown_value(settings: Settings, name: str) -> str:
     """Return a setting as text for people, with what is secret in it hidden."""
-    value = getattr(settings.server if name in SERVER_SETTINGS else settings, name)
+    value = getattr(settings.server if name in SERVER_SETTINGS else settings.worker if name in WORKER_SETTINGS else settings, name)
+    if name == "chains":
+        return ", ".join(_shown_chain(item) for item in value)
     if isinstance(value, tuple):
         return ", ".join(value)
     if isinstance(value, bool):
@@ -112,6 +119,17 @@ def shown_value(settings: Settings, name: str) -> str:
         name_and_id = text.removeprefix(SECRET_KEY_START).split("+")[:2]
         return "+".join([SECRET_KEY_START.rstrip("+"), *name_and_id, _HIDDEN])
     return redact_url(text) if "://" in text or name == "store" else text
+
+
+def _shown_chain(item: str) -> str:
+    """Return a chain and its nodes without what providers put into addresses: whoever has it can spend their quota."""
+    chain, _, nodes = item.partition("=")
+    shown = []
+    for node in nodes.split():
+        scheme, separator, rest = node.partition("://")
+        host, slash, path = rest.partition("/")
+        shown.append(f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{_HIDDEN if path else ''}")
+    return f"{chain}={' '.join(shown)}"
 
 
 def _from_file(named: str | None) -> dict[str, tuple[Any, str]]:
@@ -149,7 +167,7 @@ def _parse(name: str, value: Any, where: str) -> Any:
         raise SettingsError(f"{name} of {where} is {value!r}, it must be true or false")
     if isinstance(default, int):
         number = int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
-        least = 0 if name in SERVER_SETTINGS else 1  # a server's count of 0 means no limit
+        least = 0 if name in SERVER_SETTINGS or name in WORKER_SETTINGS else 1  # a server's count of 0 means no limit
         if type(number) is int and number >= least:
             return number
         raise SettingsError(f"{name} of {where} is {value!r}, it must be a whole number {'not below' if least == 0 else 'above'} zero")

@@ -15,5 +15,6 @@ failed one pays and uses up its sequence, and what is not final may be reorganis
 from __future__ import annotations
 
 from chain_adapters.memory.adapter import MemoryAdapter, connect
+from chain_adapters.memory.payloads import open_signer
 
-__all__ = ["MemoryAdapter", "connect"]
+__all__ = ["MemoryAdapter", "connect", "open_signer"]

@@ -58,6 +58,7 @@ class MemorySigner:
     """A key of the reference chain, kept in memory."""
 
     def __init__(self, chain: str, seed: bytes) -> None:
+        self.seed = seed
         self._key = SigningKey(seed)
         self.address = bytes(self._key.verify_key).hex()
         self.account = f"{chain}:{self.address}"
@@ -65,3 +66,14 @@ class MemorySigner:
     def sign(self, payload: bytes) -> bytes:
         """Return the Ed25519 signature, 64 bytes, the same each time."""
         return self._key.sign(payload).signature
+
+
+def open_signer(chain: str, content: bytes, passphrase: str = "") -> MemorySigner:  # noqa: ARG001 - these keys are never encrypted
+    """Return the signer of a seed of 64 hexadecimal digits.
+
+    Raises: ValueError.
+    """
+    text = content.decode("ascii").strip()
+    if not ADDRESS.fullmatch(text):
+        raise ValueError("a key of the reference chain is a seed of 64 lower-case hexadecimal digits")
+    return MemorySigner(chain, bytes.fromhex(text))

@@ -10,6 +10,7 @@ import dataclasses
 import sys
 from typing import Any, Final, NoReturn
 
+from services.chain_worker.settings import WorkerSettings
 from services.cli.outcome import EXIT_CODES, USAGE
 from services.grpc_server.settings import ServerSettings
 
@@ -82,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_proving(commands)
     _add_keys(commands)
     _add_serving(commands)
+    _add_working(commands)
     return parser
 
 
@@ -386,8 +388,39 @@ def _add_serving(commands: _Commands) -> None:
         "--checkpoint-file", metavar="FILE", help="keep the last checkpoint there, outside the store, and refuse older backups"
     )
     for field in dataclasses.fields(ServerSettings):
-        default = field.default
-        shown = ", ".join(default) if isinstance(default, tuple) else str(default).lower() if isinstance(default, bool) else default
-        meaning = field.metadata["meaning"].replace("%", "%%")
-        help_text = meaning if shown == "" else f"{meaning} ({shown})"
-        serve.add_argument(f"--{field.name.replace('_', '-')}", metavar="VALUE", help=help_text)
+        _add_setting(serve, field)
+
+
+def _add_working(commands: _Commands) -> None:
+    work = commands.add(
+        "work",
+        "services.chain_worker.command:run",
+        "work on chains until told to stop: send what the ledger decided, book what chains finalised",
+        """  stockledger work --chain eip155:1=http://127.0.0.1:8545 --chain-key eip155:1=minter.json --ledger-address 127.0.0.1:8080
+  stockledger work --chain eip155:1=http://127.0.0.1:8545 --chain solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp=http://127.0.0.1:8899""",
+        details="""It writes only through the ledger's server, and keeps nothing: stop it, or kill it, whenever you like. The flags --chain,
+--chain-key, --chain-option and --ledger-address may be given several times. A worker without keys only reads and reconciles.""",
+        store=False,
+        answers=False,
+    )
+    work.add_argument("--config", metavar="FILE", help="read settings from this file instead of ./stockledger.toml")
+    work.add_argument("--log-level", metavar="VALUE", help="debug, info, warning or error (info)")
+    for field in dataclasses.fields(WorkerSettings):
+        _add_setting(work, field)
+
+
+def _add_setting(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) -> None:
+    """Add the flag of a setting; one of a worker's that is a list is named for one item, and may be given several times."""
+    default = field.default
+    shown = ", ".join(default) if isinstance(default, tuple) else str(default).lower() if isinstance(default, bool) else default
+    meaning = field.metadata["meaning"].replace("%", "%%")
+    help_text = meaning if shown == "" else f"{meaning} ({shown})"
+    flag = f"--{field.name.replace('_', '-')}"
+    if field.name in _ITEMS:
+        parser.add_argument(f"--{_ITEMS[field.name]}", dest=field.name, action="append", metavar="VALUE", help=help_text)
+    else:
+        parser.add_argument(flag, metavar="VALUE", help=help_text)
+
+
+_ITEMS: Final = {"ledger_addresses": "ledger-address", "chains": "chain", "chain_keys": "chain-key", "chain_options": "chain-option"}
+"""Setting that is a list -> the flag that gives one item of it."""
