@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from chain_adapters.conformance_market import ALLOTMENT, MULTIPLIER, SYMBOL, UNITS, Market, evidence
+from chain_adapters.conformance_market import ALLOTMENT, DECIMALS, FOREIGN, MULTIPLIER, SYMBOL, UNITS, Market, evidence
 from chain_adapters.fault_proxy import FaultProxy
 from chain_adapters.projector import Projector
 from chain_adapters.protocol import DeploymentUnfit, FateKind, KeyMissing, ProjectionState
@@ -52,10 +52,12 @@ from stockledger.v1.chains_pb2 import (
     ListDeploymentsRequest,
     ObservationKind,
     RecordTransactionsRequest,
+    SweepWalletRequest,
 )
 from stockledger.v1.common_pb2 import Operation
 from stockledger.v1.instruments_pb2 import HaltInstrumentRequest, ResumeInstrumentRequest
 from stockledger.v1.issuance_pb2 import IssueUnitsRequest
+from stockledger.v1.transfers_pb2 import TransferUnitsRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -517,6 +519,30 @@ class _Others(_Base):
         assert {each.kind for each in market.divergences()} == {DivergenceKind.DIVERGENCE_KIND_BURN_UNDECIDED}
         market.check({first: 970})
         assert market.units(f"divergence:{market.rig.chain}") == 30
+
+    def test_somebody_elses_token_in_wallets_of_ours(self, market: Market) -> None:
+        """Deposits with dust, one of nobody known, a sweep and a withdrawal; the wallets are the reserve of the book."""
+        scale = 10**4
+        ours = market.open_omnibus(DECIMALS + 4)
+        stranger, customer = market.rig.make_wallet(), market.wallets[1]
+        market.rig.mint_behind(ours.token, stranger, 100 * scale)
+        market.rig.transfer(ours.token, stranger, ours.deposit, 7 * scale + 3)
+        market.rig.transfer(ours.token, stranger, ours.hot, 2 * scale)
+        market.settle()
+        assert market.books.holding(FOREIGN, "book:bob") == 7
+        assert market.books.holding(FOREIGN, f"unattributed:{market.rig.chain}") == 2
+        market.do(SweepWalletRequest(instrument=FOREIGN, wallet=ours.deposit, receiving_wallet=ours.hot))
+        market.settle()
+        assert market.rig.holding(ours.token, ours.hot) == 9 * scale + 3
+        market.do(TransferUnitsRequest(instrument=FOREIGN, source="book:bob", destination=customer, units=5))
+        assert market.books.holding(FOREIGN, f"transit:{market.rig.chain}") == 5
+        market.settle()
+        assert market.rig.holding(ours.token, customer) == 5 * scale
+        assert market.rig.holding(ours.token, ours.hot) == 4 * scale + 3
+        assert market.books.holding(FOREIGN, "book:bob") == 2
+        assert market.books.holding(FOREIGN, "ledger:external") == -4
+        assert not market.divergences()
+        assert [each.divergence_count for each in market.reconcile()] == [0, 0]
 
     def test_an_owner_is_faster_than_our_burn(self, market: Market) -> None:
         first, second = market.wallets

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from nacl.signing import SigningKey
 
@@ -33,7 +33,9 @@ from stockledger.v1.accounts_pb2 import (
 from stockledger.v1.approvals_pb2 import ApproveCommandRequest, GrantRoleRequest, Role
 from stockledger.v1.chains_pb2 import (
     ChainCapability,
+    ChainKeyRole,
     ChainPosition,
+    DepositAddress,
     Divergence,
     FinalityRule,
     GetChainRequest,
@@ -45,6 +47,7 @@ from stockledger.v1.chains_pb2 import (
     OpenTransaction,
     RegisterChainRequest,
     RegisterDeploymentRequest,
+    RegisterDepositAddressesRequest,
     SetChainKeyRequest,
 )
 from stockledger.v1.instruments_pb2 import Backing, InstrumentKind, RegisterInstrumentRequest, SetMultiplierRequest
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from chain_adapters.rig import Rig
 
 SYMBOL: Final = "AAPLx"
+FOREIGN: Final = "MSFTx"
 DECIMALS: Final = 6
 UNITS: Final = 10_000_000
 """What book:alice begins with."""
@@ -66,6 +70,14 @@ MULTIPLIER: Final = 15 * 10**17
 ALLOTMENT: Final = 5_000_000
 ROUNDS_MAX: Final = 400
 _CUSTODIAN: Final = SigningKey(bytes([9]) * 32)
+
+
+class Omnibus(NamedTuple):
+    """Somebody else's token, and where ours of it stand."""
+
+    token: str
+    hot: str
+    deposit: str
 
 
 class Market:
@@ -144,6 +156,34 @@ class Market:
             signature = self.rig.sign_binding(wallet, wallet_text("kit", wallet, holder))
             self.do(BindWalletRequest(account=wallet, holder=holder, signature=signature))
         return wallet
+
+    def open_omnibus(self, decimals: int) -> Omnibus:
+        """Hold somebody else's token: in a hot wallet, and at an address that stands for book:bob."""
+        foreign = self.rig.make_foreign_token(FOREIGN, decimals)
+        hot, deposit = self.rig.make_wallet(), self.rig.make_wallet()
+        self.do(
+            RegisterInstrumentRequest(
+                symbol=FOREIGN,
+                name="Microsoft, somebody else's",
+                kind=InstrumentKind.INSTRUMENT_KIND_STOCK,
+                underlying_isin="US5949181045",
+                decimals=DECIMALS,
+                backing=Backing.BACKING_OMNIBUS,
+                authorised_units=10**15,
+            ),
+            *(SetChainKeyRequest(key=wallet, roles=[ChainKeyRole.CHAIN_KEY_ROLE_WALLET]) for wallet in (hot, deposit)),
+            RegisterDeploymentRequest(
+                chain=foreign.chain,
+                instrument=FOREIGN,
+                token=foreign.token,
+                decimals=foreign.decimals,
+                kind=foreign.kind,
+                capabilities=foreign.capabilities,
+                wallets=[hot],
+            ),
+            RegisterDepositAddressesRequest(deposit_addresses=[DepositAddress(deposit_address=deposit, account="book:bob")]),
+        )
+        return Omnibus(foreign.token, hot, deposit)
 
     def can(self, capability: ChainCapability.ValueType) -> bool:
         return capability in self.capabilities

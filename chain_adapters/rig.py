@@ -75,8 +75,15 @@ class Rig(ABC):
         """
 
     @abstractmethod
+    def make_foreign_token(self, instrument: str, decimals: int) -> Deployment:
+        """Put somebody else's token on the chain and return it as it is to be registered, but for its wallets."""
+
+    @abstractmethod
     def make_wallet(self) -> str:
-        """Return the account (CAIP-10) of a new wallet that can pay for what it does."""
+        """Return the account (CAIP-10) of a new wallet that can pay for what it does.
+
+        Its signer is among those of every later `connect`, since it may become a wallet of the ledger's owner.
+        """
 
     @abstractmethod
     def sign_binding(self, wallet: str, text: str) -> bytes:

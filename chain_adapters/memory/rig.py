@@ -77,6 +77,18 @@ class MemoryRig(Rig):
             capabilities=sorted(capabilities),
         )
 
+    def make_foreign_token(self, instrument: str, decimals: int) -> Deployment:
+        roles = {OWNER: self._owner.address, "MINTER": self._owner.address}
+        self.memory.deploy(Token(instrument, decimals, roles, frozenset({"MINT"})))
+        return Deployment(
+            chain=self.chain,
+            instrument=instrument,
+            token=f"{self.chain}/token:{instrument}",
+            decimals=decimals,
+            kind=DeploymentKind.DEPLOYMENT_KIND_OMNIBUS,
+            capabilities=[ChainCapability.CHAIN_CAPABILITY_SEND],
+        )
+
     def make_wallet(self) -> str:
         signer = self._new_signer()
         self._wallets[signer.account] = signer
@@ -84,10 +96,6 @@ class MemoryRig(Rig):
 
     def sign_binding(self, wallet: str, text: str) -> bytes:
         return self._wallets[wallet].sign(text.encode())
-
-    def signer_of(self, wallet: str) -> MemorySigner:
-        """Return the key of a wallet, for a rig that lets the ledger send from it."""
-        return self._wallets[wallet]
 
     # ---- what others do -------------------------------------------------------------------------------------------------------------
 
@@ -101,7 +109,7 @@ class MemoryRig(Rig):
 
     def mint_behind(self, token: str, destination: str, raw: int) -> None:
         """The owner of the token makes the thief its minter, for one transaction; each change of authority is seen too."""
-        minter = self.signers[ChainKeyRole.CHAIN_KEY_ROLE_MINTER].address
+        minter = self._token(token).roles["MINTER"]
         self._act(self._owner, token, {"do": "set_authority", "role": "MINTER", "address": self._thief.address})
         self._act(self._thief, token, {"do": "mint", "destination": _address(destination), "raw": str(raw)})
         self._act(self._owner, token, {"do": "set_authority", "role": "MINTER", "address": minter})
