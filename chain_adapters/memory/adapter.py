@@ -314,6 +314,10 @@ class MemoryAdapter:
         return token.reference
 
 
+ATTEMPTS_MAX: Final = 3
+"""Of one question, over all nodes in turn: whatever is asked, submitting included, may be asked twice."""
+
+
 class _FirstThatAnswers:
     """Several nodes of one chain: the first that answers, the one that answered last time before others."""
 
@@ -322,7 +326,7 @@ class _FirstThatAnswers:
 
     def ask(self, method: str, **parameters: Any) -> Any:
         failed: ChainUnavailable | None = None
-        for node in tuple(self._nodes):
+        for node in tuple(self._nodes) * ATTEMPTS_MAX:
             try:
                 answer = node.ask(method, **parameters)
             except ChainUnavailable as error:

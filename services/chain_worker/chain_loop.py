@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from chain_adapters.reader import Read
     from services.chain_worker.metrics import WorkerMetrics
 
-PAUSE_SECONDS: Final = 0.5
-PAUSE_SECONDS_MAX: Final = 30.0
+PAUSE_SECONDS: Final = 0.1
+PAUSE_SECONDS_MAX: Final = 10.0
 """After something failed: the first pause, which doubles each time, and the longest."""
 RANGES_PER_TURN_MAX: Final = 50
 """Ranges that are read before the projector has its turn again."""
@@ -77,8 +77,7 @@ class ChainLoop:
                 busy = self.turn()
             except Exception as error:  # noqa: BLE001 - whatever happens to one chain, the others and the next turn go on
                 self._tell_failure(error)
-                asked = error.retry_after_seconds if isinstance(error, ChainUnavailable) else 0.0
-                told.wait(max(pause, asked))
+                told.wait(pause)
                 pause = min(2 * pause, PAUSE_SECONDS_MAX)
             else:
                 self._tell_success()
@@ -94,9 +93,13 @@ class ChainLoop:
         Raises: ChainError, LedgerError.
         """
         adapter = self._connected()
-        done = Projector(self._call, adapter).round()
-        self._tell_round(done)
         reader = Reader(self._call, adapter)
+        try:
+            done = Projector(self._call, adapter).round()
+        except ChainError:
+            self._read(reader, Round(self.chain))  # what cannot be sent now must not keep what is final from the books
+            raise
+        self._tell_round(done)
         read = self._read(reader, done)
         if not read.halted and time.monotonic() >= self._reconcile_at:
             for reconciled in Reconciler(self._call, adapter, reader).run():
@@ -171,3 +174,13 @@ class ChainLoop:
         if self._failure:
             _log.info("chain goes on", extra={"chain": self.chain, "after": self._failure})
         self._failure = ""
+
+
+def _retry_seconds(error: Exception) -> float:
+    """Return when a node asks to be left alone until; one that does not say so is asked again as soon as the pause allows."""
+    asked = error.retry_after_seconds if isinstance(error, ChainUnavailable) else 0.0
+    return asked if asked > DEFAULT_RETRY_SECONDS else 0.0
+
+
+DEFAULT_RETRY_SECONDS: Final = 1.0
+"""What ChainUnavailable says where the node has said nothing."""

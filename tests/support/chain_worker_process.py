@@ -135,9 +135,9 @@ class Ticking:
                 memory.reorganise(memory.finality_blocks, forget=self._chance.random() < 0.5)
 
 
-def wait_until(condition: Any, seconds: float, what: str) -> None:
-    """Wait for something, or fail and say what was waited for."""
+def wait_until(condition: Any, seconds: float, what: str, tell: Any = str) -> None:
+    """Wait for something, or fail and say what was waited for, and what `tell` says then."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, what
+        assert time.monotonic() < end, f"{what}\n{tell()}"
         time.sleep(0.05)

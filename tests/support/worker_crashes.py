@@ -55,8 +55,8 @@ def crash_worker(folder: Path, *, instructions: int, kills: int, seed: int, sequ
         killing.start()
         _command(operators, instructions, chance, market, expected, pause_seconds=SECONDS_PER_KILL * kills / instructions)
         killing.join()
-        wait_until(worker.works, 60, f"the worker does not come up\n{worker.log()[-4000:]}")
-        wait_until(lambda: operators.under_way(rig.chain) == 0, 120, f"instructions still under way\n{worker.log()[-4000:]}")
+        wait_until(worker.works, 60, "the worker does not come up", worker.log)
+        wait_until(lambda: operators.under_way(rig.chain) == 0, 120, "instructions still under way", worker.log)
         assert not list(operators.client("operator").items(ListDivergencesRequest(chain=rig.chain)))
         assert worker.kills == kills
         assert worker.stop() == 0
