@@ -9,7 +9,6 @@ import time
 import tomllib
 
 import pytest
-from fault_proxy import FAULTS, fault_proxy
 from google.protobuf.timestamp_pb2 import Timestamp
 from solana_node import ROOT
 from solders.instruction import AccountMeta
@@ -17,6 +16,7 @@ from solders.instruction import Instruction as ChainInstruction
 from solders.keypair import Keypair
 from spl_chain import Token, wait_for
 
+from chain_adapters.fault_proxy import FAULTS, FaultProxy
 from chain_adapters.protocol import (
     ENTRY_POINTS,
     ChainIncapable,
@@ -484,7 +484,7 @@ def patiently(call):
 
 
 def test_a_fifth_of_all_calls_spoiled_comes_to_the_same_end(world, alice, bob):
-    with fault_proxy(world.node.node.rpc_url, share=0.2, seed=20_261_122) as proxy:
+    with FaultProxy(world.node.node.rpc_url, share=0.2, seed=20_261_122, delay_seconds=0.2) as proxy:
         adapter = connect(ChainSettings(world.chain, (proxy.url,), world.settings.signers, options=world.settings.options))
         adapter._clients[0]._pause = lambda _seconds: None
         world.adapter.close()
@@ -511,8 +511,8 @@ def test_a_fifth_of_all_calls_spoiled_comes_to_the_same_end(world, alice, bob):
             wait_for(send_and_read)
         assert [one.instruction for one in observed] == [one.instruction for one in asked]
         assert patiently(lambda: world.units(alice, bob)) == [2_800, 2_772, 28]
-        assert all(proxy.counts.values()), proxy.counts
-        assert sum(proxy.counts[fault] for fault in FAULTS) > proxy.counts["calls"] // 7
+        assert all(proxy.told[fault] for fault in FAULTS), proxy.told
+        assert sum(proxy.told[fault] for fault in FAULTS) > proxy.told.total() // 7
 
 
 def test_it_is_found_by_its_namespace():
