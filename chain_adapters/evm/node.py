@@ -88,10 +88,12 @@ class _Provider(HTTPProvider):
 
 
 class Node:
-    """One node. Thread-safe as far as its HTTP sessions are, which web3 keeps by thread."""
+    """One node, by one HTTP session, whose pool of connections several threads share."""
 
     def __init__(self, url: str, timeout_seconds: float = 10.0, pause: Callable[[float], None] = time.sleep) -> None:
-        self._provider = _Provider(URI(url), request_kwargs={"timeout": timeout_seconds}, exception_retry_configuration=None)
+        self._session = requests.Session()
+        settings = {"timeout": timeout_seconds}
+        self._provider = _Provider(URI(url), settings, session=self._session, exception_retry_configuration=None)
         self._pause = pause
 
     def call(self, method: str, *parameters: Any) -> Any:
@@ -108,6 +110,10 @@ class Node:
                 wanted = error.retry_after_seconds if isinstance(error, NodeAway) else 0.0
                 self._pause(min(max(wanted, _pause_seconds(attempt)), PAUSE_SECONDS_MAX))
         raise AssertionError("the last attempt returned or raised")
+
+    def close(self) -> None:
+        """Let go of the connections. It can be asked again all the same."""
+        self._session.close()
 
     def number(self, method: str, *parameters: Any) -> int:
         """Ask for a number.

@@ -1,0 +1,555 @@
+"""EVM chains as the projector, the reader and the reconciler see them: one number a transaction, whole blocks a range.
+
+Options of `ChainSettings`:
+
+    ledger                      the ledger's id, of which every instruction's id on chain is made
+    anchor                      address of the CheckpointAnchor; none: checkpoints are not kept here
+    reserve_feed:<instrument>   address of a ReserveFeed; none: that reserve is not told here
+    fee_max_wei                 the most that is offered for a unit of gas (500 gwei)
+    priority_min_wei            the least that is offered to the proposer (0); the node's suggestion where that is more
+    blocks_max                  blocks asked for at once (2000); providers that take fewer are found out
+
+All of an answer comes from one node; where that one fails, the whole question is put to the next.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import threading
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+from eth_utils.address import to_checksum_address
+
+from chain_adapters.evm import steps
+from chain_adapters.evm.artifacts import load
+from chain_adapters.evm.chain_view import ChainView, checksummed, position_of, transactions_of
+from chain_adapters.evm.codec import NotDecodable, decode_answer, encode_call
+from chain_adapters.evm.node import BLOCKS_MAX, Node, NodeAway, NodeError, NodeNonsense, NodeRefused, RawLog, read_number
+from chain_adapters.evm.observation import Landed, Watched, digests, landed_message, observe, version_of
+from chain_adapters.evm.preparing import INSTRUCTIONS_PER_TRANSACTION_MAX, Preparation, check_funds, outcome_of, recorded
+from chain_adapters.evm.steps import Places, address_of
+from chain_adapters.evm.token_calls import TOKEN
+from chain_adapters.evm.transactions import (
+    Fees,
+    assemble,
+    fees_now,
+    is_underpriced,
+    read_payload,
+    replacement_fees,
+    transaction_hash,
+)
+from chain_adapters.protocol import (
+    OBSERVATIONS_PER_RANGE_MAX,
+    ChainDescription,
+    ChainSettings,
+    ChainUnavailable,
+    DeploymentUnfit,
+    Fate,
+    FateKind,
+    FundsInsufficient,
+    HistoryChanged,
+    KeyMissing,
+    Measurement,
+    NodeUnfit,
+    Prepared,
+    ProjectionState,
+)
+from ledger import caip
+from ledger.errors import refusal
+from stockledger.v1.chains_pb2 import (
+    ChainCapability,
+    ChainFailure,
+    ChainFigure,
+    ChainPosition,
+    DeadTransaction,
+    DeathProof,
+    Deployment,
+    DeploymentKind,
+    Instruction,
+    LandedTransaction,
+    Observation,
+    ObservedRange,
+    OpenTransaction,
+    Transaction,
+)
+from stockledger.v1.errors_pb2 import Reason
+
+NAMESPACE: Final = "eip155"
+ASSET_NAMESPACE: Final = "erc20"
+FEE_MAX_WEI: Final = 500 * 10**9
+FINAL_AFTER_SECONDS: Final = 900
+"""Two epochs of 32 slots of 12 s, and a part of the one a transaction is in."""
+ACCOUNTS_PER_CALL: Final = 200
+_HARMLESS: Final = (
+    "known",
+    "already imported",
+    "nonce too low",
+    "underpriced",
+    "less than block base fee",
+    "below base fee",
+    "fee too low",
+)
+_FULL: Final = ("pool is full", "pool limit", "overflow")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _named(verb: Callable[Concatenate[EvmAdapter, ChainView, P], R]) -> Callable[Concatenate[EvmAdapter, P], R]:
+    """Give a verb one node, put what that did into the errors of the protocol, and ask the next one where it failed."""
+
+    @functools.wraps(verb)
+    def named(self: EvmAdapter, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        for place in range(len(self.nodes)):
+            last = place == len(self.nodes) - 1
+            number = self.current
+            try:
+                return verb(self, self.view(number), *args, **kwargs)
+            except NodeAway as away:
+                self.use_next(number)
+                if last:
+                    raise ChainUnavailable(self.chain, str(away), retry_after_seconds=away.retry_after_seconds) from away
+            except (NodeError, NotDecodable) as wrong:
+                self.use_next(number)
+                if last:
+                    raise NodeUnfit(self.chain, str(wrong)) from wrong
+            except NodeUnfit:
+                self.use_next(number)
+                if last:
+                    raise
+        raise AssertionError("the last node answered or failed")
+
+    return named
+
+
+class EvmAdapter:
+    """Our tokens, and others' in our wallets, on one EVM chain."""
+
+    def __init__(self, settings: ChainSettings) -> None:
+        caip.check_chain("chain", settings.chain)
+        namespace, _, reference = settings.chain.partition(":")
+        if namespace != NAMESPACE or not reference.isdecimal():
+            message = f"{settings.chain} is no EVM chain: it must read eip155:<chain id>"
+            raise ValueError(message)
+        if not settings.urls:
+            raise ValueError("a chain needs the URL of a node")
+        self._settings = settings
+        self._id = int(reference)
+        self.chain = settings.chain
+        self.nodes = [Node(url) for url in settings.urls]
+        self.current = 0
+        self._checked: set[int] = set()
+        self._lock = threading.Lock()
+        self._finalised = ChainPosition()
+        self._beacons: dict[str, str] = {}
+        self._fee_max = _whole(settings, "fee_max_wei", FEE_MAX_WEI)
+        self._priority_min = _whole(settings, "priority_min_wei", 0)
+        self._blocks_max = max(1, _whole(settings, "blocks_max", BLOCKS_MAX))
+        feeds = {
+            name.partition(":")[2]: _address(name, value) for name, value in settings.options.items() if name.startswith("reserve_feed:")
+        }
+        anchor = settings.options.get("anchor", "")
+        self._places = Places(settings.options.get("ledger", ""), _address("anchor", anchor) if anchor else "", feeds)
+
+    # What it is
+
+    @_named
+    def describe(self, view: ChainView) -> ChainDescription:
+        node = view.node.call("web3_clientVersion")
+        every = frozenset(ChainCapability.values()) - {ChainCapability.CHAIN_CAPABILITY_UNSPECIFIED}
+        return ChainDescription(
+            chain=self.chain,
+            node=node if isinstance(node, str) else "",
+            capabilities=every,
+            instructions_per_transaction_max=INSTRUCTIONS_PER_TRANSACTION_MAX,
+            final_after_seconds=FINAL_AFTER_SECONDS,
+        )
+
+    def check_account(self, account: str) -> str:
+        found = caip.parse_account("account", account)
+        if found.chain != self.chain:
+            cause = f"account {account!r} does not stand on {self.chain}"
+            raise refusal(Reason.REASON_FIELD_MALFORMED, cause, field="account", value=account)
+        try:
+            canonical = str(to_checksum_address(found.address))
+        except ValueError:
+            canonical = ""
+        digits = found.address.removeprefix("0x")
+        if canonical != found.address and (not canonical or digits not in (digits.lower(), digits.upper())):
+            cause = f"account {account!r} does not end in an address of 20 bytes with the checksum of EIP-55"
+            raise refusal(Reason.REASON_FIELD_MALFORMED, cause, field="account", value=account)
+        return f"{self.chain}:{canonical}"
+
+    @_named
+    def inspect(self, view: ChainView, deployment: Deployment) -> frozenset[ChainCapability.ValueType]:
+        token = self._token(deployment.token)
+        try:
+            decimals = view.ask(TOKEN, token, "decimals()")
+        except (NotDecodable, NodeRefused) as error:
+            raise DeploymentUnfit(self.chain, f"there is no token at {token}: {error}") from error
+        if decimals != deployment.decimals:
+            raise DeploymentUnfit(self.chain, f"{token} has {decimals} decimals, registered are {deployment.decimals}")
+        if deployment.kind == DeploymentKind.DEPLOYMENT_KIND_OMNIBUS:
+            return frozenset({ChainCapability.CHAIN_CAPABILITY_SEND})
+        beacon = self._beacon(view, token)
+        code = view.code(str(view.ask("TokenBeacon", beacon, "implementation()"))) if beacon else b""
+        if not load(TOKEN).is_code_of(code):
+            raise DeploymentUnfit(self.chain, f"{token} does not run the code of StockToken that this adapter knows")
+        able = set(ChainCapability.values()) - {ChainCapability.CHAIN_CAPABILITY_UNSPECIFIED, ChainCapability.CHAIN_CAPABILITY_SEND}
+        if not self._places.anchor:
+            able.discard(ChainCapability.CHAIN_CAPABILITY_ANCHOR)
+        if deployment.instrument not in self._places.feeds:
+            able.discard(ChainCapability.CHAIN_CAPABILITY_RESERVE_FEED)
+        return frozenset(ChainCapability.ValueType(one) for one in able)
+
+    @_named
+    def finalised(self, view: ChainView) -> ChainPosition:
+        position = view.final(self._settings.finality_depth)
+        with self._lock:
+            if position.number > self._finalised.number or not self._finalised.hash:
+                self._finalised = position
+            return self._finalised
+
+    # The projector's
+
+    @_named
+    def prepare(self, view: ChainView, instructions: Sequence[Instruction], state: ProjectionState) -> Prepared:
+        final = view.final(self._settings.finality_depth).number
+        if final < state.cursor.number:
+            raise NodeAway(f"the node has finalised block {final}, the ledger has read {state.cursor.number}")
+        fees = self._fees(view)
+        round_ = Preparation(self.chain, view, final, fees, self._places, self._settings.signers.keys(), state)
+        return round_.run(instructions)
+
+    @_named
+    def replace(self, view: ChainView, transaction: OpenTransaction, *, cancel: bool = False) -> Transaction | None:
+        last = transaction.versions[-1]
+        old = read_payload(last.payload)
+        idle = cancel and not last.instructions
+        if (not cancel or idle) and not is_underpriced(old.fees, self._base_fee(view)):
+            return None
+        fees = replacement_fees(old.fees, self._fees(view), most=self._fee_max)
+        if fees is None:
+            return None  # the operator's limit: what is recorded waits for lower fees
+        newer = old.cancellation(address_of(last.key), fees) if cancel else old.with_fees(fees)
+        check_funds(self.chain, view, last.key, newer.cost_most)
+        return recorded(last.key, newer, () if cancel else last.instructions, replacement=True)
+
+    @_named
+    def send(self, view: ChainView, transaction: Transaction) -> None:
+        raw = self._signed(transaction)
+        try:
+            view.node.call("eth_sendRawTransaction", "0x" + raw.hex())
+        except NodeRefused as refused:
+            words = refused.message.lower()
+            if "insufficient funds" in words:
+                check_funds(self.chain, view, transaction.key, int(transaction.fee_max))
+                found = view.node.number("eth_getBalance", address_of(transaction.key), "latest")
+                raise FundsInsufficient(self.chain, key=transaction.key, needed=int(transaction.fee_max), found=found) from refused
+            if any(word in words for word in _FULL):
+                raise NodeAway(f"the node takes no more transactions now: {refused.message}") from refused
+            if not any(word in words for word in _HARMLESS):
+                raise
+
+    @_named
+    def fate(self, view: ChainView, transaction: OpenTransaction, cursor: ChainPosition) -> Fate:
+        first, last = transaction.versions[0], transaction.versions[-1]
+        sender, number = address_of(first.key), first.sequence.number
+        final = view.final(self._settings.finality_depth).number
+        newest = view.newest()
+        if view.count(sender, newest) <= number:
+            known = first.key in self._settings.signers and self._is_known(view, last)
+            underpriced = is_underpriced(read_payload(last.payload).fees, self._base_fee(view))
+            return Fate(FateKind.PENDING if known else FateKind.UNSEEN, underpriced=underpriced)
+        versions = digests(transaction.versions)
+        for block, entry in view.sent(sender, transaction.cursor_number, newest, number):
+            if read_number(entry["nonce"]) != number:
+                continue
+            position = position_of(block)
+            if version_of(entry, versions) is not None:
+                return Fate(FateKind.LANDED if position.number <= final else FateKind.PENDING)
+            return self._death(view, first, position, str(entry["hash"]), cursor)
+        # Its number was gone when it was recorded: up to there the reader had seen everything, and not this.
+        position = view.position(transaction.cursor_number)
+        consumed = view.count(sender, position.number)
+        if consumed <= number:
+            raise NodeNonsense(f"{sender} has used number {number} up, and no block after {position.number} has it")
+        return self._death(view, first, position, f"count {consumed}", cursor)
+
+    # The reader's
+
+    @_named
+    def read(
+        self,
+        view: ChainView,
+        after: ChainPosition,
+        deployments: Sequence[Deployment],
+        open_transactions: Sequence[OpenTransaction],
+        *,
+        through_number: int | None = None,
+        observations_max: int = OBSERVATIONS_PER_RANGE_MAX,
+    ) -> ObservedRange | None:
+        final = view.final(self._settings.finality_depth).number
+        last = final if through_number is None else min(final, through_number)
+        self._check_history(view, after)
+        if last <= after.number:
+            return None
+        watched = self._watched(view, deployments)
+        addresses = sorted(watched.keys() | {one.beacon for one in watched.values() if one.beacon})
+        last = min(last, after.number + self._blocks_max)
+        logs: list[RawLog] = []
+        through = after.number
+        for reached, found in view.node.logs(addresses, after.number + 1, last, self._blocks_max) if addresses else [(last, [])]:
+            logs, through = logs + found, reached
+            if len(logs) > observations_max:
+                break
+        ours = self._landed(view, open_transactions, after.number, through)
+        by_hash = {one.transaction: one for one in ours}
+        read = ObservedRange(chain=self.chain, after=after)
+        complete = after.number
+        for number, together in itertools.groupby(logs, key=lambda log: log.block):
+            seen = self._observations(view, watched, list(together), by_hash)
+            if read.observations and len(read.observations) + len(seen) > observations_max:
+                through = complete
+                break
+            read.observations.extend(seen)
+            complete = number
+        for one in ours:
+            if one.number <= through:
+                read.landed.append(self._landed_message(view, one, watched, logs))
+        read.through.CopyFrom(view.position(through))
+        self._check_history(view, after)
+        return read
+
+    # The reconciler's
+
+    @_named
+    def measure(self, view: ChainView, deployment: Deployment, accounts: Collection[str], at: ChainPosition) -> Measurement:
+        token = self._token(deployment.token)
+        owners = [(account, address_of(account)) for account in accounts]
+        native = deployment.kind != DeploymentKind.DEPLOYMENT_KIND_OMNIBUS
+        try:
+            supply, held = self._holdings(view, token, [address for _, address in owners], at, together=native)
+            position = at
+        except NodeRefused:
+            position = view.final(self._settings.finality_depth)
+            if position.number < at.number:
+                raise NodeAway(f"the node has finalised block {position.number}, before {at.number}") from None
+            supply, held = self._holdings(view, token, [address for _, address in owners], position, together=native)
+        figures = [ChainFigure(instrument=deployment.instrument, raw=str(supply))]
+        figures += [
+            ChainFigure(instrument=deployment.instrument, account=account, raw=str(units))
+            for (account, _), units in zip(owners, held, strict=True)
+        ]
+        return Measurement(position, tuple(figures))
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.close()
+
+    # Nodes
+
+    def view(self, number: int) -> ChainView:
+        """Return a node that is of this chain.
+
+        Raises: NodeUnfit, NodeError.
+        """
+        view = ChainView(self.nodes[number])
+        if number not in self._checked:
+            found = view.node.number("eth_chainId")
+            if found != self._id:
+                raise NodeUnfit(self.chain, f"the node is of eip155:{found}")
+            self._checked.add(number)
+        return view
+
+    def use_next(self, number: int) -> None:
+        """Turn to the node after one that failed, unless another thread has."""
+        with self._lock:
+            if self.current == number:
+                self.current = (number + 1) % len(self.nodes)
+
+    # Below
+
+    def _token(self, token: str) -> str:
+        found = caip.parse_token("token", token)
+        if (found.chain, found.namespace) != (self.chain, ASSET_NAMESPACE):
+            raise DeploymentUnfit(self.chain, f"{token} is no token here: it must begin with {self.chain}/{ASSET_NAMESPACE}:")
+        try:
+            return str(to_checksum_address(found.reference))
+        except ValueError:
+            raise DeploymentUnfit(self.chain, f"{token} does not end in an address of 20 bytes") from None
+
+    def _beacon(self, view: ChainView, token: str) -> str:
+        """Return the beacon of a proxy of ours, which it can never change; empty for another contract."""
+        with self._lock:
+            known = self._beacons.get(token)
+        if known is None:
+            code = view.code(token)
+            proxy = load("BeaconProxy")
+            found = proxy.immutables_of(code) if proxy.is_code_of(code) else set()
+            known = checksummed(found.pop()) if len(found) == 1 else ""
+            with self._lock:
+                self._beacons[token] = known
+        return known
+
+    def _watched(self, view: ChainView, deployments: Sequence[Deployment]) -> dict[str, Watched]:
+        watched = {}
+        for deployment in deployments:
+            token = self._token(deployment.token)
+            native = deployment.kind != DeploymentKind.DEPLOYMENT_KIND_OMNIBUS
+            beacon = self._beacon(view, token).lower() if native else ""
+            watched[token.lower()] = Watched(deployment.token, native, beacon)
+        return watched
+
+    def _base_fee(self, view: ChainView) -> int:
+        found = view.block("latest")
+        if found is None or "baseFeePerGas" not in found:
+            raise NodeUnfit(self.chain, "the newest block has no base fee: the chain is from before EIP-1559")
+        return read_number(found["baseFeePerGas"])
+
+    def _fees(self, view: ChainView) -> Fees:
+        try:
+            priority = view.node.number("eth_maxPriorityFeePerGas")
+        except NodeRefused:
+            priority = 0
+        return fees_now(self._base_fee(view), max(priority, self._priority_min), most=self._fee_max)
+
+    def _signed(self, transaction: Transaction) -> bytes:
+        signer = self._settings.signers.get(transaction.key)
+        if signer is None:
+            raise KeyMissing(self.chain, f"there is no signer for {transaction.key}")
+        return assemble(transaction.payload, signer.sign(transaction.payload))
+
+    def _is_known(self, view: ChainView, version: Transaction) -> bool:
+        return view.node.call("eth_getTransactionByHash", transaction_hash(self._signed(version))) is not None
+
+    def _check_history(self, view: ChainView, cursor: ChainPosition) -> None:
+        """Hold the cursor against the node.
+
+        Raises: HistoryChanged; NodeAway where the node has not got that far.
+        """
+        found = view.block(cursor.number)
+        if found is None:
+            raise NodeAway(f"the node does not have block {cursor.number} yet")
+        digest = position_of(found).hash
+        if cursor.hash and digest != cursor.hash:
+            raise HistoryChanged(self.chain, number=cursor.number, expected=cursor.hash, found=digest)
+
+    def _death(self, view: ChainView, version: Transaction, position: ChainPosition, found: str, cursor: ChainPosition) -> Fate:
+        """Return a death as soon as what killed is final and read; until then the transaction only waits."""
+        if position.number > min(cursor.number, view.final(self._settings.finality_depth).number):
+            return Fate(FateKind.PENDING)
+        self._check_history(view, cursor)
+        proof = DeathProof.DEATH_PROOF_NUMBER_CONSUMED
+        death = DeadTransaction(key=version.key, sequence=version.sequence, proof=proof, position=position, found=found)
+        return Fate(FateKind.DEAD, death)
+
+    def _landed(self, view: ChainView, opened: Sequence[OpenTransaction], after: int, through: int) -> list[Landed]:
+        """Return which recorded transactions are in a range, in the chain's order, by their senders' numbers."""
+        versions = digests([version for one in opened for version in one.versions])
+        found = []
+        senders = {one.versions[0].key: 0 for one in opened}
+        for key in sorted(senders):
+            least = min(one.versions[0].sequence.number for one in opened if one.versions[0].key == key)
+            for block, entry in view.sent(address_of(key), after, through, least):
+                version = version_of(entry, versions)
+                if version is not None and version.key == key:
+                    place = [each["hash"] for each in transactions_of(block)].index(entry["hash"])
+                    found.append((position_of(block).number, place, Landed(version, str(entry["hash"]), position_of(block).number)))
+        return [landed for _, _, landed in sorted(found, key=lambda one: one[:2])]
+
+    def _observations(
+        self, view: ChainView, watched: dict[str, Watched], logs: Sequence[RawLog], ours: dict[str, Landed]
+    ) -> list[Observation]:
+        """Return what the logs of one block say."""
+        seen: list[Observation] = []
+        for transaction, together in itertools.groupby(logs, key=lambda log: log.transaction):
+            told = list(together)
+            self._check_receipt(view.receipt(transaction), told, watched)
+            version = ours[transaction].version if transaction in ours else None
+            seen += observe(self.chain, self._places.ledger, watched, told, version)
+        for index, one in enumerate(seen):
+            one.index = index
+        return seen
+
+    def _check_receipt(self, receipt: dict[str, Any], told: Sequence[RawLog], watched: dict[str, Watched]) -> None:
+        """Hold the logs of a transaction against its receipt: a node that leaves some out is found out.
+
+        Raises: NodeNonsense.
+        """
+        addresses = watched.keys() | {one.beacon for one in watched.values()}
+        try:
+            expected = [read_number(log["logIndex"]) for log in receipt["logs"] if str(log["address"]).lower() in addresses]
+        except (KeyError, TypeError) as error:
+            raise NodeNonsense(f"a receipt has a log that lacks {error}") from error
+        if expected != [log.index for log in told]:
+            name = receipt["transactionHash"]
+            raise NodeNonsense(f"logs are partial: {name} has logs {expected} of ours, told were {[log.index for log in told]}")
+
+    def _landed_message(self, view: ChainView, landed: Landed, watched: dict[str, Watched], logs: Sequence[RawLog]) -> LandedTransaction:
+        receipt = view.receipt(landed.transaction)
+        message = landed_message(landed, receipt)
+        if receipt.get("status") == "0x1":
+            self._check_receipt(receipt, [log for log in logs if log.transaction == landed.transaction], watched)
+            return message
+        message.failure, message.failure_text = self._failure(view, landed, receipt)
+        return message
+
+    def _failure(self, view: ChainView, landed: Landed, receipt: dict[str, Any]) -> tuple[ChainFailure.ValueType, str]:
+        """Return why a transaction of ours reverted: what it says when it is asked again at its own block, and the one before."""
+        content = read_payload(landed.version.payload)
+        failure, text = ChainFailure.CHAIN_FAILURE_OTHER, "reverted, and would not if it were sent again"
+        if read_number(receipt["gasUsed"]) == content.gas_limit:
+            text = f"all of its {content.gas_limit} gas was used up"
+        contract = steps.ANCHOR if content.target == self._places.anchor else TOKEN
+        contract = steps.FEED if content.target in self._places.feeds.values() else contract
+        for number in (landed.number - 1, landed.number):
+            try:
+                view.call(content.target, content.data, sender=address_of(landed.version.key), at=number)
+            except NodeRefused as refused:
+                failure, text = outcome_of(contract, refused)
+                break
+        return ChainFailure.CHAIN_FAILURE_IN_COMPANY if len(landed.version.instructions) > 1 else failure, text
+
+    def _holdings(self, view: ChainView, token: str, owners: Sequence[str], at: ChainPosition, *, together: bool) -> tuple[int, list[int]]:
+        """Return supply and holdings at one block, by its hash; our own token answers for many accounts at once.
+
+        Raises: NodeRefused where the node has no state of that block.
+        """
+        block = {"blockHash": at.hash}
+        supply = int(view.ask(TOKEN, token, "totalSupply()", at=block))
+        signature = "balanceOf(address)"
+        if not together:
+            return supply, [int(view.ask(TOKEN, token, signature, owner, at=block)) for owner in owners]
+        held: list[int] = []
+        for start in range(0, len(owners), ACCOUNTS_PER_CALL):
+            calls = [encode_call(TOKEN, signature, owner) for owner in owners[start : start + ACCOUNTS_PER_CALL]]
+            answers = view.ask(TOKEN, token, "multicall(bytes[])", calls, at=block)
+            if len(answers) != len(calls):
+                raise NodeNonsense(f"asked for {len(calls)} holdings, told {len(answers)}")
+            held += [int(decode_answer(TOKEN, signature, answer)) for answer in answers]
+        return supply, held
+
+
+def connect(settings: ChainSettings) -> EvmAdapter:
+    """Make an adapter without asking the node yet.
+
+    Raises: ValueError for settings that cannot be.
+    """
+    return EvmAdapter(settings)
+
+
+def _whole(settings: ChainSettings, name: str, default: int) -> int:
+    text = settings.options.get(name, str(default))
+    if not text.isdecimal():
+        raise ValueError(f"option {name} is {text!r}, not a whole number")
+    return int(text)
+
+
+def _address(name: str, text: str) -> str:
+    try:
+        return str(to_checksum_address(text))
+    except ValueError:
+        raise ValueError(f"option {name} is {text!r}, not an address") from None

@@ -1,0 +1,225 @@
+"""From a token's final logs to observations, and from landed transactions to which of the recorded ones they are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from eth_utils.abi import function_signature_to_4byte_selector
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from chain_adapters.evm import roles, token_events
+from chain_adapters.evm.codec import NotDecodable, decode_call, decode_event
+from chain_adapters.evm.instruction_ids import read_instruction_id
+from chain_adapters.evm.node import NodeNonsense, RawLog, read_number
+from chain_adapters.evm.steps import PAUSES
+from chain_adapters.evm.token_calls import TOKEN
+from chain_adapters.evm.token_events import Fact, InstructionDone, Moved
+from chain_adapters.evm.transactions import payload_of_landed, read_payload
+from stockledger.v1.chains_pb2 import LandedTransaction, Observation, ObservationKind, Transaction
+
+_BEACON: Final = "TokenBeacon"
+_FREEZE_ACCOUNT: Final = bytes(function_signature_to_4byte_selector("freezeAccount(bytes32,address,bool,bytes)"))
+_K = ObservationKind
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A token that is read: its id, whether it is ours, and its beacon, by which its code may change."""
+
+    token: str
+    native: bool
+    beacon: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """A recorded version that is in a block."""
+
+    version: Transaction
+    transaction: str
+    number: int
+
+
+def version_of(entry: Mapping[str, Any], versions: Mapping[bytes, Transaction]) -> Transaction | None:
+    """Return the recorded version that a transaction on chain is, by SHA-256 of its payload made again, or None.
+
+    Raises: NodeNonsense for a transaction that cannot be.
+    """
+    try:
+        payload = payload_of_landed(entry)
+    except ValueError as error:
+        raise NodeNonsense(str(error)) from error
+    return None if payload is None else versions.get(hashlib.sha256(payload).digest())
+
+
+def digests(versions: Sequence[Transaction]) -> dict[bytes, Transaction]:
+    """Return recorded versions by the digest of their payload."""
+    return {hashlib.sha256(version.payload).digest(): version for version in versions}
+
+
+def landed_message(landed: Landed, receipt: Mapping[str, Any]) -> LandedTransaction:
+    """Return what the ledger is told of a transaction of ours that succeeded; of one that failed, the failure is still to be set."""
+    try:
+        fee = read_number(receipt["gasUsed"]) * read_number(receipt["effectiveGasPrice"])
+    except KeyError as error:
+        raise NodeNonsense(f"a receipt lacks {error}") from error
+    return LandedTransaction(
+        key=landed.version.key,
+        sequence=landed.version.sequence,
+        payload_digest=hashlib.sha256(landed.version.payload).digest(),
+        transaction=landed.transaction,
+        number=landed.number,
+        fee=str(fee),
+    )
+
+
+def observe(
+    chain: str, ledger: str, watched: Mapping[str, Watched], logs: Sequence[RawLog], ours: Transaction | None
+) -> Iterator[Observation]:
+    """Yield what the logs of one transaction say, in order, without numbers and index.
+
+    Args:
+        chain: CAIP-2 id.
+        ledger: The ledger's id.
+        watched: Tokens by address, in lower case.
+        logs: Of these tokens and their beacons, all of one transaction.
+        ours: The recorded version that the transaction is.
+
+    Raises: NotDecodable for a log of a native token that is not what its topic says.
+    """
+    groups = _instructions(ledger, watched, logs, ours)
+    for log in logs:
+        one = watched.get(log.address.lower())
+        if one is None:
+            yield from _code_changes(watched, log)
+            continue
+        fact = _fact(one, log)
+        if fact is None:
+            continue
+        instruction, operation = groups.get((log.block, log.index), ("", b""))
+        for seen in _seen(chain, fact, operation):
+            if not one.native and seen.kind not in (_K.OBSERVATION_KIND_TRANSFER, _K.OBSERVATION_KIND_MINT, _K.OBSERVATION_KIND_BURN):
+                continue
+            seen.token = one.token
+            seen.transaction = log.transaction
+            seen.number = log.block
+            seen.instruction = instruction
+            yield seen
+
+
+def _fact(watched: Watched, log: RawLog) -> Fact | None:
+    """Read a log; of a token that is not ours, what has another form than our own says nothing."""
+    try:
+        return token_events.read_fact(log.topics, log.data)
+    except NotDecodable:
+        if watched.native:
+            raise
+        return None
+
+
+def _instructions(
+    ledger: str, watched: Mapping[str, Watched], logs: Sequence[RawLog], ours: Transaction | None
+) -> dict[tuple[int, int], tuple[str, bytes]]:
+    """Return, by place of a log, the instruction that it is the effect of and the operation that did it."""
+    found: dict[tuple[int, int], tuple[str, bytes]] = {}
+    for address, one in watched.items():
+        told = [(log, _fact(one, log)) for log in logs if log.address.lower() == address]
+        facts = [(log, fact) for log, fact in told if fact is not None]
+        place = 0
+        for done, effects in token_events.effects_by_instruction(fact for _, fact in facts):
+            place += done is not None
+            members = facts[place : place + len(effects)]
+            place += len(effects)
+            if done is not None:
+                found |= _effect(ledger, ours, done, members)
+        if ours is not None and not one.native:
+            found |= _sent(ours, address, facts)
+    return found
+
+
+def _effect(
+    ledger: str, ours: Transaction | None, done: InstructionDone, members: Sequence[tuple[RawLog, Fact]]
+) -> dict[tuple[int, int], tuple[str, bytes]]:
+    """Name the one effect of an instruction: its movement, or where it moves nothing, what it set."""
+    name = read_instruction_id(ledger, done.instruction)
+    mine = ours is not None and name in ours.instructions
+    moved = [log for log, fact in members if isinstance(fact, Moved)]
+    effect = moved[:1] or [log for log, _ in members[:1]]
+    named = {(log.block, log.index) for log in effect} if mine else set()
+    return {(log.block, log.index): (name if (log.block, log.index) in named else "", done.operation) for log, _ in members}
+
+
+def _sent(ours: Transaction, token: str, facts: Sequence[tuple[RawLog, Fact]]) -> dict[tuple[int, int], tuple[str, bytes]]:
+    """Recognise our own transfer of somebody else's token: what the payload asks for, from the key that signed it."""
+    content = read_payload(ours.payload)
+    if content.target.lower() != token or len(ours.instructions) != 1:
+        return {}
+    try:
+        signature, (destination, raw) = decode_call(TOKEN, content.data)
+    except (NotDecodable, ValueError):
+        return {}
+    sender = ours.key.rpartition(":")[2]
+    if signature != "transfer(address,uint256)":
+        return {}
+    for log, fact in facts:
+        if fact == Moved(sender, destination, raw):
+            return {(log.block, log.index): (ours.instructions[0], b"")}
+    return {}
+
+
+def _seen(chain: str, fact: Fact, operation: bytes) -> Iterator[Observation]:
+    def at(address: str) -> str:
+        return f"{chain}:{address}"
+
+    match fact:
+        case Moved(source="", destination="") | Moved(units=0):
+            pass
+        case Moved(source="", destination=destination, units=units):
+            yield Observation(kind=_K.OBSERVATION_KIND_MINT, destination=at(destination), raw=str(units))
+        case Moved(source=source, destination="", units=units):
+            yield Observation(kind=_K.OBSERVATION_KIND_BURN, source=at(source), raw=str(units))
+        case Moved(source=source, destination=destination, units=units):
+            if source != destination:
+                yield Observation(kind=_K.OBSERVATION_KIND_TRANSFER, source=at(source), destination=at(destination), raw=str(units))
+        case token_events.FreezeSet(account=account, whole=whole, units=units):
+            # The event tells both ways at once; the operation tells which of them was set, and nobody tells of ERC-7943's own.
+            if operation in (b"", _FREEZE_ACCOUNT):
+                yield Observation(kind=_K.OBSERVATION_KIND_FREEZE, source=at(account), value="true" if whole else "false")
+            if operation != _FREEZE_ACCOUNT:
+                yield Observation(kind=_K.OBSERVATION_KIND_FREEZE_UNITS, source=at(account), raw=str(units))
+        case token_events.PausesSet(paused=paused):
+            operations = [ledgers for ledgers, bit in PAUSES.items() if bit in paused]
+            yield Observation(kind=_K.OBSERVATION_KIND_PAUSE, operations=operations)
+        case token_events.MultiplierSet(new=new, effective_time_seconds=seconds):
+            time = Timestamp(seconds=seconds)
+            encoding = new.to_bytes(32)
+            yield Observation(kind=_K.OBSERVATION_KIND_MULTIPLIER, value=str(new), effective_time=time, encoding=encoding)
+        case token_events.AllotmentSet(units=units):
+            yield Observation(kind=_K.OBSERVATION_KIND_ALLOTMENT, raw=str(units))
+        case token_events.RoleSet(role=role, account=account, granted=granted):
+            subject = roles.NAMES.get(role, role.hex())
+            yield Observation(kind=_K.OBSERVATION_KIND_AUTHORITY, subject=subject, source=at(account), value=account if granted else "")
+        case _:
+            pass  # an instruction's announcement, a cancellation, a reason: the facts beside them say what happened
+
+
+def _code_changes(watched: Mapping[str, Watched], log: RawLog) -> Iterator[Observation]:
+    """Tell each token of a beacon that its code, or who may change it, is another."""
+    event = decode_event(_BEACON, log.topics, log.data)
+    if event is None or event.name == "OwnershipTransferStarted":
+        return
+    subject, value = ("code", "implementation") if event.name == "Upgraded" else ("upgrader", "newOwner")
+    address = event.fields[value]
+    for one in watched.values():
+        if one.beacon.lower() == log.address.lower():
+            yield Observation(
+                kind=_K.OBSERVATION_KIND_AUTHORITY,
+                token=one.token,
+                transaction=log.transaction,
+                number=log.block,
+                subject=subject,
+                value="" if address == token_events.ZERO_ADDRESS else address,
+            )

@@ -1,0 +1,309 @@
+"""The adapter's verbs on a real node: from instructions to what the reader tells of them, and nothing twice."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+
+import pytest
+from evm_market import MULTIPLIER, Market
+from evm_node import CHAIN_ID
+from evm_world import CHAIN, DEPTH, World
+from fault_proxy import fault_proxy
+
+from chain_adapters.evm.adapter import connect
+from chain_adapters.evm.codec import encode_call
+from chain_adapters.protocol import (
+    ChainSettings,
+    ChainUnavailable,
+    DeploymentUnfit,
+    FateKind,
+    FundsInsufficient,
+    HistoryChanged,
+    KeyMissing,
+    NodeUnfit,
+    ProjectionState,
+)
+from ledger.errors import InvalidRequest
+from stockledger.v1.chains_pb2 import ChainCapability, ChainFailure, ChainKey, DeathProof, Deployment, ObservationKind
+from stockledger.v1.common_pb2 import Operation
+
+K = ObservationKind
+
+
+@pytest.fixture
+def world(market: Market) -> World:
+    return World(market)
+
+
+def kinds(observations):
+    return [ObservationKind.Name(one.kind).removeprefix("OBSERVATION_KIND_") for one in observations]
+
+
+def test_the_node_is_described_and_the_token_inspected(world: World):
+    adapter = world.fresh()
+    assert adapter.describe().chain == CHAIN
+    assert adapter.describe().node.startswith("anvil")
+    able = adapter.inspect(world.deployment)
+    assert ChainCapability.CHAIN_CAPABILITY_PAUSE_SEPARATELY in able
+    assert ChainCapability.CHAIN_CAPABILITY_ANCHOR not in able, "none is named"
+    with pytest.raises(DeploymentUnfit, match="has 8 decimals, registered are 9"):
+        adapter.inspect(Deployment(token=world.token, decimals=9))
+    with pytest.raises(DeploymentUnfit, match="there is no token"):
+        adapter.inspect(Deployment(token=f"{CHAIN}/erc20:{world.market['alice']}", decimals=8))
+
+
+def test_accounts_have_one_spelling(world: World):
+    adapter, alice = world.fresh(), world.at("alice")
+    assert adapter.check_account(alice) == alice
+    assert adapter.check_account(f"{CHAIN}:{world.market['alice'].lower()}") == alice
+    swapped = f"{CHAIN}:0x{world.market['alice'][2:].swapcase()}"
+    for wrong in (swapped, f"{CHAIN}:0x12", "eip155:1:" + world.market["alice"], "book:alice"):
+        with pytest.raises(InvalidRequest):
+            adapter.check_account(wrong)
+
+
+def test_a_node_of_another_chain_is_refused(world: World):
+    adapter = connect(ChainSettings("eip155:1", (world.node.url,)))
+    for ask in (adapter.describe, adapter.finalised):
+        with pytest.raises(NodeUnfit, match=f"eip155:{CHAIN_ID}"):
+            ask()
+    with pytest.raises(ValueError, match="no EVM chain"):
+        connect(ChainSettings("solana:1", (world.node.url,)))
+
+
+def test_mints_go_together_and_are_read_as_ours(world: World):
+    wanted = [world.wanted("MINT", units, destination=name) for units, name in ((5, "alice"), (6, "bob"), (7, "alice"))]
+    prepared = world.record(*wanted)
+    (made,) = prepared.transactions
+    assert list(made.instructions) == ["1-0", "2-0", "3-0"]
+    for _ in range(5):
+        world.send()
+    world.mine(DEPTH + 1)
+    observations, landed = world.read()
+    assert [(one.instruction, one.destination, one.raw) for one in observations] == [
+        ("1-0", world.at("alice"), "5"), ("2-0", world.at("bob"), "6"), ("3-0", world.at("alice"), "7"),
+    ]  # fmt: skip
+    assert [one.payload_digest for one in landed] == [hashlib.sha256(made.payload).digest()]
+    assert int(landed[0].fee) > 0
+    assert (world.market.units("alice"), world.market.supply()) == (12, 18)
+    assert world.read() == ([], [])
+
+
+def test_every_kind_of_instruction_is_carried_out_and_seen(world: World):
+    market = world.market
+    world.carry_out(world.wanted("MINT", 1000, destination="alice"))
+    done = [
+        (world.wanted("FORCE_TRANSFER", 100, "alice", "bob", legal_reference="court order 12"), "TRANSFER"),
+        (world.wanted("BURN", 50, "alice"), "BURN"),
+        (world.wanted("FREEZE", source="alice", frozen=True), "FREEZE"),
+        (world.wanted("FREEZE_UNITS", 33, "bob"), "FREEZE_UNITS"),
+        (world.wanted("PAUSE", operations=[Operation.OPERATION_ISSUE]), "PAUSE"),
+        (world.wanted("SET_MULTIPLIER", multiplier=str(2 * MULTIPLIER)), "MULTIPLIER"),
+        (world.wanted("SET_ALLOTMENT", 77), "ALLOTMENT"),
+    ]
+    for instruction, kind in done:
+        observations, landed = world.carry_out(instruction)
+        assert kinds(observations) == [kind]
+        assert [one.instruction for one in observations] == [instruction.instruction]
+        assert [one.failure for one in landed] == [ChainFailure.CHAIN_FAILURE_UNSPECIFIED]
+        if kind not in ("TRANSFER", "BURN"):
+            assert world.fresh().prepare([instruction], world.state).satisfied == (instruction.instruction,)
+    assert (market.units("alice"), market.units("bob"), market.supply()) == (850, 100, 950)
+
+
+def test_what_others_do_is_told_and_nobodys(world: World):
+    world.carry_out(world.wanted("MINT", 1000, destination="alice"))
+    market = world.market
+    market.as_owner("alice", "transfer(address,uint256)", "bob", 10)
+    market.as_owner("bridge", "crosschainMint(address,uint256)", "bob", 20)
+    market.as_owner("admin", "grantRole(bytes32,address)", hashlib.sha256(b"other").digest(), "mallory")
+    world.mine(DEPTH + 1)
+    observations, landed = world.read()
+    assert kinds(observations) == ["TRANSFER", "MINT", "AUTHORITY"]
+    assert {one.instruction for one in observations} == {""}
+    assert observations[2].value == market["mallory"]
+    assert landed == []
+    measured = world.fresh().measure(world.deployment, [world.at("alice"), world.at("mallory")], world.cursor)
+    assert measured.position == world.cursor
+    assert [one.raw for one in measured.figures] == ["1020", "990", "0"]
+
+
+def test_a_refusal_for_ever_and_what_only_waits(world: World):
+    world.market.deny("bob")
+    world.mine(DEPTH)
+    barred, poor, fine = (
+        world.wanted("MINT", 5, destination="bob"), world.wanted("BURN", 5, "carol"), world.wanted("MINT", 6, destination="alice"),
+    )  # fmt: skip
+    much = world.wanted("MINT", 10**15, destination="alice")
+    prepared = world.fresh().prepare([barred, poor, fine, much], world.state)
+    assert {one.instruction: one.failure for one in prepared.refusals} == {
+        barred.instruction: ChainFailure.CHAIN_FAILURE_ACCOUNT_BARRED,
+        poor.instruction: ChainFailure.CHAIN_FAILURE_UNITS_INSUFFICIENT,
+    }
+    assert prepared.waiting == {much.instruction: ChainFailure.CHAIN_FAILURE_ALLOTMENT_EXCEEDED}
+    assert [list(one.instructions) for one in prepared.transactions] == [[fine.instruction]]
+    world.market.deny("alice")
+    newly = world.fresh().prepare([fine], world.state)
+    assert newly.waiting == {fine.instruction: ChainFailure.CHAIN_FAILURE_ACCOUNT_BARRED}, "not final yet"
+
+
+def test_a_failure_on_chain_is_read_with_its_cause(world: World):
+    world.record(world.wanted("MINT", 5, destination="bob"))
+    world.market.deny("bob")
+    world.send()
+    world.mine(DEPTH + 1)
+    observations, (landed,) = world.read()
+    assert observations == []
+    assert landed.failure == ChainFailure.CHAIN_FAILURE_ACCOUNT_BARRED
+    assert landed.failure_text.startswith("ERC7943CannotReceive")
+
+
+def test_a_key_without_role_waits_and_one_without_signer_is_named(market: Market):
+    world = World(market, people={"MINTER": "mallory"})
+    wanted = world.wanted("MINT", 5, destination="bob")
+    assert world.fresh().prepare([wanted], world.state).waiting == {wanted.instruction: ChainFailure.CHAIN_FAILURE_KEY_WITHOUT_ROLE}
+    other = ChainKey(key=world.at("alice"), roles=world.keys[0].roles)
+    with pytest.raises(KeyMissing, match="MINTER"):
+        world.fresh().prepare([wanted], ProjectionState(world.deployments, [other], [], world.cursor))
+
+
+def test_too_little_gas_money_is_said_with_figures(world: World):
+    world.record(world.wanted("MINT", 5, destination="bob"))
+    world.node.call("anvil_setBalance", world.market["minter"], hex(1000))
+    with pytest.raises(FundsInsufficient) as poor:
+        world.fresh().prepare([world.wanted("MINT", 5, destination="bob")], world.state)
+    assert poor.value.found == 1000
+    with pytest.raises(FundsInsufficient):
+        world.send()
+
+
+def test_what_is_stuck_is_replaced_under_the_same_number(world: World):
+    world.record(world.wanted("MINT", 5, destination="bob"))
+    (opened,) = world.open
+    world.node.call("anvil_setNextBlockBaseFeePerGas", hex(50 * 10**9))
+    world.mine()
+    world.send()
+    world.mine(DEPTH)
+    assert world.count("minter") == opened.versions[0].sequence.number
+    adapter = world.fresh()
+    world.node.call("anvil_setNextBlockBaseFeePerGas", hex(50 * 10**9))
+    world.mine()
+    assert adapter.fate(opened, world.cursor).underpriced
+    newer = adapter.replace(opened)
+    assert newer.replacement and newer.sequence == opened.versions[0].sequence
+    opened.versions.append(newer)
+    assert world.fresh().replace(opened) is None
+    world.send()
+    world.mine(DEPTH + 1)
+    observations, (landed,) = world.read()
+    assert [one.instruction for one in observations] == ["1-0"]
+    assert landed.payload_digest == hashlib.sha256(newer.payload).digest()
+    assert world.market.units("bob") == 5
+
+
+def test_a_cancellation_lands_instead(world: World):
+    world.record(world.wanted("MINT", 5, destination="bob"))
+    (opened,) = world.open
+    opened.versions.append(world.fresh().replace(opened, cancel=True))
+    world.send()
+    world.mine(DEPTH + 1)
+    world.fresh().send(opened.versions[0])
+    observations, (landed,) = world.read()
+    assert (observations, landed.payload_digest) == ([], hashlib.sha256(opened.versions[-1].payload).digest())
+    assert world.market.supply() == 0
+
+
+def test_fates_unseen_pending_landed_and_dead_with_proof(world: World):
+    world.record(world.wanted("MINT", 5, destination="bob"))
+    (opened,) = world.open
+    assert world.fresh().fate(opened, world.cursor).kind is FateKind.UNSEEN
+    with world.node.put_back():
+        world.send()
+        world.mine()
+        assert world.fresh().fate(opened, world.cursor).kind is FateKind.PENDING
+        world.mine(DEPTH)
+        assert world.fresh().fate(opened, world.cursor).kind is FateKind.LANDED
+    world.market.send("minter", "alice", b"")
+    world.mine(DEPTH + 1)
+    assert world.fresh().fate(opened, world.cursor).kind is FateKind.PENDING, "the reader has not been there"
+    world.read()
+    death = world.fresh().fate(opened, world.cursor).death
+    assert death.proof == DeathProof.DEATH_PROOF_NUMBER_CONSUMED
+    assert death.position.number <= world.cursor.number
+    assert len(death.found) == 66
+
+
+def test_ranges_end_at_whole_blocks_and_are_beginnings_of_one_another(world: World):
+    start = world.cursor
+    for units in (5, 6, 7):
+        world.record(world.wanted("MINT", units, destination="bob"))
+        world.send()
+        world.mine()
+    world.mine(DEPTH + 1)
+    whole = world.fresh().read(start, world.deployments, world.open)
+    assert [one.raw for one in whole.observations] == ["5", "6", "7"]
+    for number in range(start.number + 1, whole.through.number + 1):
+        part = world.fresh().read(start, world.deployments, world.open, through_number=number)
+        assert part.through.number == number
+        rest = world.fresh().read(part.through, world.deployments, world.open, through_number=whole.through.number)
+        left = [] if rest is None else [*rest.observations]
+        assert [*part.observations, *left] == [*whole.observations]
+    short = world.fresh().read(start, world.deployments, world.open, observations_max=1)
+    assert (len(short.observations), len(short.landed)) == (1, 1)
+
+
+def test_a_reorganisation_shallower_than_finality_changes_nothing_read(world: World):
+    world.carry_out(world.wanted("MINT", 5, destination="alice"))
+    before = world.cursor
+    world.market.as_owner("alice", "transfer(address,uint256)", "bob", 1)
+    assert world.read()[0] == []
+    world.node.call("anvil_reorg", 1, [])
+    world.mine(DEPTH + 1)
+    observations, _ = world.read()
+    assert world.cursor.number > before.number
+    assert sum(int(one.raw) for one in observations) == world.market.units("bob")
+
+
+def test_a_change_of_what_was_final_is_named(world: World):
+    world.mine(4)
+    world.read()
+    world.node.call("anvil_reorg", DEPTH + 2, [])
+    with pytest.raises(HistoryChanged, match=str(world.cursor.number)):
+        world.fresh().read(world.cursor, world.deployments, [])
+
+
+def test_another_node_stands_in_between_answers(world: World):
+    adapter = world.fresh("http://127.0.0.1:9", world.node.url)
+    assert adapter.finalised() == world.fresh().finalised()
+    assert adapter.current == 1
+    with pytest.raises(ChainUnavailable):
+        world.fresh("http://127.0.0.1:9").finalised()
+
+
+def test_a_fifth_of_all_calls_spoiled_comes_to_the_same_end(world: World):
+    with fault_proxy(world.node.url, 0.2, 3) as proxy:
+        for _ in range(4):
+            wanted = [world.wanted("MINT", 10, destination="alice"), world.wanted("MINT", 3, destination="bob")]
+            persist(lambda wanted=wanted: world.record(*wanted, adapter=world.fresh(proxy.url)))
+            persist(lambda: world.send(world.fresh(proxy.url)))
+            world.mine(DEPTH + 1)
+            while world.open:
+                persist(lambda: world.read(world.fresh(proxy.url)))
+        assert sum(proxy.counts[name] for name in proxy.counts if name != "calls") > 10
+    assert (world.market.units("alice"), world.market.units("bob"), world.market.supply()) == (40, 12, 52)
+
+
+def persist(step):
+    for _ in range(20):
+        with contextlib.suppress(ChainUnavailable, NodeUnfit):
+            return step()
+    raise AssertionError("20 times in vain")
+
+
+def test_code_and_its_owner_are_seen_to_change(world: World):
+    market = world.market
+    market.send("upgrader", market.plan.beacon, encode_call("TokenBeacon", "upgradeTo(address)", market.plan.code))
+    world.mine(DEPTH + 1)
+    (seen,), _ = world.read()
+    assert (seen.kind, seen.subject, seen.value) == (K.OBSERVATION_KIND_AUTHORITY, "code", market.plan.code)
