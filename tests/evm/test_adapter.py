@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
+import importlib.metadata
+import tomllib
 
 import pytest
 from evm_market import MULTIPLIER, Market
-from evm_node import CHAIN_ID
+from evm_node import CHAIN_ID, ROOT
 from evm_world import CHAIN, DEPTH, World
 from fault_proxy import fault_proxy
 
 from chain_adapters.evm.adapter import connect
 from chain_adapters.evm.codec import encode_call
+from chain_adapters.evm.deployment import plan_token
 from chain_adapters.protocol import (
+    ENTRY_POINTS,
+    ChainIncapable,
     ChainSettings,
     ChainUnavailable,
     DeploymentUnfit,
@@ -23,10 +29,21 @@ from chain_adapters.protocol import (
     KeyMissing,
     NodeUnfit,
     ProjectionState,
+    find_adapter,
 )
 from ledger.errors import InvalidRequest
-from stockledger.v1.chains_pb2 import ChainCapability, ChainFailure, ChainKey, DeathProof, Deployment, ObservationKind
+from stockledger.v1.chains_pb2 import (
+    ChainCapability,
+    ChainFailure,
+    ChainKey,
+    ChainPosition,
+    DeathProof,
+    Deployment,
+    DeploymentKind,
+    ObservationKind,
+)
 from stockledger.v1.common_pb2 import Operation
+from stockledger.v1.reserves_pb2 import Reserve
 
 K = ObservationKind
 
@@ -307,3 +324,89 @@ def test_code_and_its_owner_are_seen_to_change(world: World):
     world.mine(DEPTH + 1)
     (seen,), _ = world.read()
     assert (seen.kind, seen.subject, seen.value) == (K.OBSERVATION_KIND_AUTHORITY, "code", market.plan.code)
+
+
+def test_the_reserve_is_told_and_a_checkpoint_kept(market: Market):
+    feed, anchor = market.feed(), market.anchor("acme.example/log")
+    world = World(market, anchor=anchor, **{"reserve_feed:AAPLx": feed})
+    assert ChainCapability.CHAIN_CAPABILITY_ANCHOR in world.fresh().inspect(world.deployment)
+    note = Reserve(instrument="AAPLx", reserve_shares_e8=123_456_789).SerializeToString(deterministic=True)
+    checkpoint = f"acme.example/log\n42\n{base64.b64encode(bytes(range(32))).decode()}\n\n— acme AAAAAA==\n"
+    told = world.wanted("REPORT_RESERVE", note=note)
+    _, landed = world.carry_out(told, world.wanted("ANCHOR_CHECKPOINT", note=checkpoint.encode()))
+    assert [one.failure for one in landed] == [ChainFailure.CHAIN_FAILURE_UNSPECIFIED] * 2
+    assert market.read("ReserveFeed", feed, "latestRoundData()")[1] == 123_456_789
+    assert market.read("CheckpointAnchor", anchor, "latestNote()") == checkpoint
+    assert world.fresh().prepare([told], world.state).satisfied == (told.instruction,)
+    bare = World(market)
+    with pytest.raises(ChainIncapable, match="reserve_feed:AAPLx"):
+        bare.fresh().prepare([told], bare.state)
+
+
+def test_a_foreign_token_is_sent_and_seen(market: Market):
+    world = World(market)
+    foreign = market.run_steps(plan_token(market.plan, market.terms("FRGN"))).address
+    token = f"{CHAIN}/erc20:{foreign}"
+    world.deployments = [Deployment(chain=CHAIN, instrument="FRGN", token=token, decimals=8, kind=DeploymentKind.DEPLOYMENT_KIND_OMNIBUS)]
+    assert world.fresh().inspect(world.deployments[0]) == {ChainCapability.CHAIN_CAPABILITY_SEND}
+    market.send("bridge", foreign, encode_call("StockToken", "crosschainMint(address,uint256)", market["carol"], 100))
+    world.mine(DEPTH + 1)
+    (came,), _ = world.read()
+    assert (came.kind, came.destination, came.raw) == (K.OBSERVATION_KIND_MINT, world.at("carol"), "100")
+    sent = world.wanted("SEND", 40, "carol", "alice", token=token)
+    (seen,), _ = world.carry_out(sent)
+    assert (seen.instruction, seen.source, seen.destination, seen.raw) == (sent.instruction, world.at("carol"), world.at("alice"), "40")
+    figures = world.fresh().measure(world.deployments[0], [world.at("carol")], world.cursor).figures
+    assert [one.raw for one in figures] == ["100", "60"]
+
+
+LIES = {
+    "eth_blockNumber": ["0x-1", "0x" + "f" * 80, 7, None, "latest"],
+    "eth_getBlockByNumber": [{"number": "0x7", "hash": "0x12", "timestamp": "0x1"}, {"number": "nonsense"}, 5],
+    "eth_getLogs": [None, {}, [{"address": "0x"}]],
+    "eth_getTransactionReceipt": [{}, 7],
+}
+
+
+@pytest.mark.parametrize(("method", "answer"), [(method, answer) for method, answers in LIES.items() for answer in answers])
+def test_nonsense_is_named_and_never_a_figure(world: World, monkeypatch: pytest.MonkeyPatch, method: str, answer: object):
+    world.record(world.wanted("MINT", 5, destination="bob"))
+    world.send()
+    world.mine(DEPTH + 1)
+    adapter = world.fresh()
+    node = adapter.nodes[0]
+    honest = node.call
+    monkeypatch.setattr(node, "call", lambda asked, *parameters: answer if asked == method else honest(asked, *parameters))
+    with pytest.raises((NodeUnfit, ChainUnavailable)):
+        adapter.read(world.cursor, world.deployments, world.open)
+
+
+def test_partial_logs_are_found_out(world: World, monkeypatch: pytest.MonkeyPatch):
+    world.record(*(world.wanted("MINT", units, destination="bob") for units in (5, 6)))
+    world.send()
+    world.mine(DEPTH + 1)
+    adapter = world.fresh()
+    node = adapter.nodes[0]
+    honest = node.call
+    for spoil in (lambda logs: logs[:-1], lambda logs: logs[1:], lambda _: []):
+        partial = lambda asked, *parameters, spoil=spoil: (  # noqa: E731
+            spoil(honest(asked, *parameters)) if asked == "eth_getLogs" else honest(asked, *parameters)
+        )
+        monkeypatch.setattr(node, "call", partial)
+        with pytest.raises(NodeUnfit, match="partial"):
+            adapter.read(world.cursor, world.deployments, world.open)
+
+
+def test_a_node_behind_the_cursor_is_asked_again_later(world: World):
+    ahead = ChainPosition(number=world.cursor.number + 50, hash="0x" + "1" * 64)
+    with pytest.raises(ChainUnavailable):
+        world.fresh().read(ahead, world.deployments, [])
+    with pytest.raises(ChainUnavailable, match="the ledger has read"):
+        world.fresh().prepare([world.wanted("MINT", 5, destination="bob")], ProjectionState(world.deployments, world.keys, [], ahead))
+
+
+def test_the_adapter_is_found_by_the_entry_point():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        points = tomllib.load(file)["project"]["entry-points"][ENTRY_POINTS]
+    point = importlib.metadata.EntryPoint("eip155", points["eip155"], ENTRY_POINTS)
+    assert find_adapter(CHAIN, [point]) is connect
