@@ -70,6 +70,7 @@ from stockledger.v1.chains_pb2 import (
     Instruction,
     LandedTransaction,
     Observation,
+    ObservationKind,
     ObservedRange,
     OpenTransaction,
     Transaction,
@@ -320,6 +321,7 @@ class EvmAdapter:
             if one.number <= through:
                 read.landed.append(self._landed_message(view, one, watched, logs))
         read.through.CopyFrom(view.position(through))
+        self._check_supply(view, read, deployments)
         self._check_history(view, after)
         return read
 
@@ -487,6 +489,27 @@ class EvmAdapter:
         if expected != [log.index for log in told]:
             name = receipt["transactionHash"]
             raise NodeNonsense(f"logs are partial: {name} has logs {expected} of ours, told were {[log.index for log in told]}")
+
+    def _check_supply(self, view: ChainView, read: ObservedRange, deployments: Sequence[Deployment]) -> None:
+        """Hold what was minted and burned against the supply before and after, as far as the node still has the state of both.
+
+        Raises: NodeNonsense where a node has left whole transactions out of its logs.
+        """
+        signs = {ObservationKind.OBSERVATION_KIND_MINT: 1, ObservationKind.OBSERVATION_KIND_BURN: -1}
+        for deployment in deployments:
+            if deployment.kind == DeploymentKind.DEPLOYMENT_KIND_OMNIBUS:
+                continue
+            token = self._token(deployment.token)
+            told = sum(signs.get(one.kind, 0) * int(one.raw or "0") for one in read.observations if one.token == deployment.token)
+            try:
+                before, after = (int(view.ask(TOKEN, token, "totalSupply()", at=at.number)) for at in (read.after, read.through))
+            except (NodeRefused, NotDecodable):
+                continue  # no state any more, or no token yet: the reconciler holds the sums together all the same
+            if after - before != told:
+                raise NodeNonsense(
+                    f"logs are partial: {token} had a supply of {before} at block {read.after.number} and {after} at "
+                    f"{read.through.number}, and the logs told make a difference of {told}"
+                )
 
     def _landed_message(self, view: ChainView, landed: Landed, watched: dict[str, Watched], logs: Sequence[RawLog]) -> LandedTransaction:
         receipt = view.receipt(landed.transaction)

@@ -397,6 +397,17 @@ def test_partial_logs_are_found_out(world: World, monkeypatch: pytest.MonkeyPatc
             adapter.read(world.cursor, world.deployments, world.open)
 
 
+def test_a_mint_of_others_that_is_left_out_is_found_out(world: World, monkeypatch: pytest.MonkeyPatch):
+    world.market.as_owner("bridge", "crosschainMint(address,uint256)", "bob", 20)
+    world.mine(DEPTH + 1)
+    adapter = world.fresh()
+    node = adapter.nodes[0]
+    honest = node.call
+    monkeypatch.setattr(node, "call", lambda asked, *parameters: [] if asked == "eth_getLogs" else honest(asked, *parameters))
+    with pytest.raises(NodeUnfit, match="partial"):
+        adapter.read(world.cursor, world.deployments, [])
+
+
 def test_a_node_behind_the_cursor_is_asked_again_later(world: World):
     ahead = ChainPosition(number=world.cursor.number + 50, hash="0x" + "1" * 64)
     with pytest.raises(ChainUnavailable):
