@@ -152,7 +152,7 @@ class EvmAdapter:
             name.partition(":")[2]: _address(name, value) for name, value in settings.options.items() if name.startswith("reserve_feed:")
         }
         anchor = settings.options.get("anchor", "")
-        self._places = Places(settings.options.get("ledger", ""), _address("anchor", anchor) if anchor else "", feeds)
+        self._places = Places(settings.ledger, _address("anchor", anchor) if anchor else "", feeds)
 
     # What it is
 

@@ -126,7 +126,7 @@ class SplAdapter:
         self._checked: set[int] = set()
         self._lock = threading.Lock()
         self._finalised = ChainPosition()
-        self._ledger = settings.options.get("ledger", "")
+        self._ledger = settings.ledger
         self._nonces = _whole(settings, "nonces", NONCES_DEFAULT)
         self._price_min = _whole(settings, "priority_microlamports", 0)
         self._price_max = _whole(settings, "priority_max", 1_000_000)

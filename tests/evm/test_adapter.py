@@ -12,11 +12,11 @@ import pytest
 from evm_market import MULTIPLIER, Market
 from evm_node import CHAIN_ID, ROOT
 from evm_world import CHAIN, DEPTH, World
-from fault_proxy import fault_proxy
 
 from chain_adapters.evm.adapter import connect
 from chain_adapters.evm.codec import encode_call
 from chain_adapters.evm.deployment import plan_token
+from chain_adapters.fault_proxy import FAULTS, FaultProxy
 from chain_adapters.protocol import (
     ENTRY_POINTS,
     ChainIncapable,
@@ -299,7 +299,7 @@ def test_another_node_stands_in_between_answers(world: World):
 
 
 def test_a_fifth_of_all_calls_spoiled_comes_to_the_same_end(world: World):
-    with fault_proxy(world.node.url, 0.2, 3) as proxy:
+    with FaultProxy(world.node.url, share=0.2, seed=3) as proxy:
         for _ in range(4):
             wanted = [world.wanted("MINT", 10, destination="alice"), world.wanted("MINT", 3, destination="bob")]
             persist(lambda wanted=wanted: world.record(*wanted, adapter=world.fresh(proxy.url)))
@@ -307,7 +307,7 @@ def test_a_fifth_of_all_calls_spoiled_comes_to_the_same_end(world: World):
             world.mine(DEPTH + 1)
             while world.open:
                 persist(lambda: world.read(world.fresh(proxy.url)))
-        assert sum(proxy.counts[name] for name in proxy.counts if name != "calls") > 10
+        assert sum(proxy.told[name] for name in FAULTS) > 10
     assert (world.market.units("alice"), world.market.units("bob"), world.market.supply()) == (40, 12, 52)
 
 

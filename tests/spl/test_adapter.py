@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.metadata
 import time
@@ -89,8 +90,9 @@ class World:
         self.keys = {"payer": chain.key(10_000_000_000), "reporter": chain.key()}
         self.keys |= {name: getattr(self.token, name) for name in ("minter", "guard", "delegate", "scaler")}
         named = [NamedSigner(self.chain, signer) for signer in self.keys.values()]
-        options = {"ledger": "acme", "nonces": "4", **options}
-        self.settings = ChainSettings(self.chain, (chain.node.rpc_url,), {one.account: one for one in named}, options=options)
+        options = {"nonces": "4", **options}
+        signers = {one.account: one for one in named}
+        self.settings = ChainSettings(self.chain, (chain.node.rpc_url,), signers, ledger="acme", options=options)
         self.adapter = connect(self.settings)
         chain_keys = [ChainKey(key=f"{self.chain}:{self.keys[name].public_key}", roles=roles) for name, roles in ROLES.items()]
         self.caip19 = f"{self.chain}/token:{self.token.mint}"
@@ -443,7 +445,7 @@ def test_too_few_units_are_refused_once_that_is_final(world, alice):
 
 def test_keys_and_coin(world, alice):
     mint = world.instruction(MINT, 10, destination=alice)
-    without = connect(ChainSettings(world.chain, world.settings.urls, {}, options=world.settings.options))
+    without = connect(dataclasses.replace(world.settings, signers={}))
     with contextlib.closing(without), pytest.raises(KeyMissing, match=str(world.token.minter.public_key)):
         without.prepare([mint], world.state)
     retired = [ChainKey(key=key.key, roles=key.roles, retired=ChainKeyRole.CHAIN_KEY_ROLE_MINTER in key.roles) for key in world.chain_keys]
@@ -485,7 +487,7 @@ def patiently(call):
 
 def test_a_fifth_of_all_calls_spoiled_comes_to_the_same_end(world, alice, bob):
     with FaultProxy(world.node.node.rpc_url, share=0.2, seed=20_261_122, delay_seconds=0.2) as proxy:
-        adapter = connect(ChainSettings(world.chain, (proxy.url,), world.settings.signers, options=world.settings.options))
+        adapter = connect(dataclasses.replace(world.settings, urls=(proxy.url,)))
         adapter._clients[0]._pause = lambda _seconds: None
         world.adapter.close()
         world.adapter, observed = adapter, []

@@ -64,8 +64,7 @@ class EvmRig(Rig):
     def connect(self, url: str | None = None, *, ledger: str = "kit") -> EvmAdapter:
         signers = {signer.account: signer for signer in self.signers.values()}
         signers |= {account: LocalSigner(self.chain, secret) for account, secret in self._wallets.items()}
-        options = {"ledger": ledger} | self._options
-        return connect(ChainSettings(self.chain, (url or self.node_url,), signers, options=options))
+        return connect(ChainSettings(self.chain, (url or self.node_url,), signers, ledger=ledger, options=self._options))
 
     def registered_keys(self) -> list[ChainKey]:
         return [

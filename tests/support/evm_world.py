@@ -62,8 +62,7 @@ class World:
         names = set(self.people.values())
         signers = {signer.account: signer for signer in (LocalSigner(CHAIN, SECRETS[name]) for name in names)}
         assert set(signers) == {f"{CHAIN}:{market[name]}" for name in names}
-        options = {"ledger": LEDGER} | options
-        self.settings = ChainSettings(CHAIN, urls or (self.node.url,), signers, depth, options=options)
+        self.settings = ChainSettings(CHAIN, urls or (self.node.url,), signers, depth, ledger=LEDGER, options=options)
         self.token = f"{CHAIN}/erc20:{market.token}"
         native = DeploymentKind.DEPLOYMENT_KIND_NATIVE
         self.deployment = Deployment(chain=CHAIN, instrument="AAPLx", token=self.token, decimals=8, kind=native)
