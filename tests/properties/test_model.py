@@ -143,7 +143,17 @@ class Books(RuleBasedStateMachine):
     def chain(self, seed: int) -> None:
         """Go through one of the long ways that chance alone seldom finds to the end; each step may still be refused."""
         random = self.random(seed)
-        random.choice([self.owe, self.pay_a_dividend, self.redeem_in_kind, self.pay_out, self.cross, self.cross])(random)
+        ways = [
+            self.owe,
+            self.pay_a_dividend,
+            self.use_a_hold,
+            self.redeem_for_cash,
+            self.redeem_in_kind,
+            self.pay_out,
+            self.cross,
+            self.cross,
+        ]
+        random.choice(ways)(random)
 
     def cross(self, random: random.Random) -> None:
         """Send units to a chain and back, with what others do there in between; each step may still be refused."""
@@ -188,6 +198,25 @@ class Books(RuleBasedStateMachine):
         self.approved(ExecuteActionRequest(action=command.action))
         self.execute(UnfreezeAccountRequest(account=frozen, legal_reference="lifted"), "operator")
         self.execute(ReleaseEntitlementRequest(action=command.action, account=frozen), "operator")
+
+    def use_a_hold(self, random: random.Random) -> None:
+        """Hold units, and let a part go where they were held for."""
+        giver, taker = random.sample(NAMES, 2)
+        self.execute(PlaceHoldRequest(instrument=random.choice(SYMBOLS), account=giver, units=4, purpose=1), "operator")
+        number = self.books._state.counters.get("hold", 0)
+        self.execute(ExecuteHoldRequest(hold=number, destination=taker, units=random.randint(1, 4)), "operator")
+
+    def redeem_for_cash(self, random: random.Random) -> None:
+        """Turn units back into shares, sell these, and pay out."""
+        giver, paying = random.sample(NAMES, 2)
+        self.execute(
+            RequestRedemptionRequest(instrument=random.choice(SYMBOLS), account=giver, units=90, cash_instrument=random.choice(CASH)),
+            "operator",
+        )
+        number = self.books._state.counters.get("redemption", 0)
+        dates = {"trade_date": "2026-11-20", "settlement_date": "2026-11-22"}
+        self.execute(FillRedemptionRequest(redemption=number, shares_e8=10**6, price_e8=10**6, **dates), "operator")
+        self.execute(SettleRedemptionRequest(redemption=number, fill=1, paying_account=paying, fee_account="book:fees"), "operator")
 
     def redeem_in_kind(self, random: random.Random) -> None:
         """Turn units back into a whole share."""

@@ -21,6 +21,7 @@ from stockledger.v1.accounts_pb2 import (
     FreezeHolderRequest,
     FreezeUnitsRequest,
     HolderState,
+    UnfreezeAccountRequest,
 )
 from stockledger.v1.chains_pb2 import (
     Breach,
@@ -406,6 +407,14 @@ def test_a_burn_of_ours_goes_on_to_the_book(books: Scenario, reader: Reader) -> 
     assert not books.books._state.promised
 
 
+def test_what_a_burn_of_ours_took_is_promised_no_longer_in_the_same_range(books: Scenario, reader: Reader) -> None:
+    books.given(transfer(ALICE, "book:bob"))
+    burned = the_instruction(books)
+    sent = reader.record(burned)
+    events = reader.see(reader.effect_of(burned, sent), seen(TRANSFER, 10, ALICE, BOB), landed=[reader.landed(sent)])
+    assert (breaches(events), holdings(books, ALICE, BOB, "book:bob")) == ([], [0, 10, 40])
+
+
 def test_a_burn_of_ours_goes_on_to_another_chain(books: Scenario, reader: Reader) -> None:
     bob_on_b = wallet("bob", B)
     books.given(transfer(ALICE, bob_on_b))
@@ -579,6 +588,17 @@ def test_a_target_needs_no_effect_and_never_ends_by_a_failure(books: Scenario, r
     events = reader.see(seen(FREEZE, source=ALICE, value="true", transaction=done), landed=[reader.landed(transaction)])
     assert (kinds(events), outcome_of(events, freeze.text).state) == ([], FINAL)
     assert targets(books, InstructionKind.INSTRUCTION_KIND_FREEZE) == []
+
+
+def test_a_target_that_is_wanted_no_more_and_lands_is_nobodys_doing(books: Scenario, reader: Reader) -> None:
+    books.given(FreezeAccountRequest(account=ALICE, legal_reference="OFAC"))
+    (freeze,) = targets(books, InstructionKind.INSTRUCTION_KIND_FREEZE)
+    sent = reader.record(freeze)
+    books.given(UnfreezeAccountRequest(account=ALICE, legal_reference="lifted"))
+    frozen = {"source": ALICE, "value": "true"}
+    ours = seen(FREEZE, **frozen, transaction=f"0x{sent.payload.hex()}")
+    assert kinds(reader.see(ours, landed=[reader.landed(sent)])) == []
+    assert kinds(reader.see(seen(FREEZE, **frozen))) == ["CONTROL_UNDECIDED"]
 
 
 def test_a_target_that_the_chain_has_reached_is_over(books: Scenario, reader: Reader) -> None:
