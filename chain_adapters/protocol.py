@@ -157,6 +157,16 @@ class ChainSettings:
     options: Mapping[str, str] = field(default_factory=dict)
     """The adapter's own settings, by the names it documents."""
 
+    def whole_number(self, name: str, default: int) -> int:
+        """Return an option that is a whole number from 0 on.
+
+        Raises: ValueError.
+        """
+        text = self.options.get(name, str(default))
+        if not (text.isascii() and text.isdecimal()):
+            raise ValueError(f"option {name} is {text!r}, not a whole number")
+        return int(text)
+
 
 @dataclass(frozen=True, slots=True)
 class ChainDescription:

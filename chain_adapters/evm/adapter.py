@@ -145,9 +145,9 @@ class EvmAdapter:
         self._lock = threading.Lock()
         self._finalised = ChainPosition()
         self._beacons: dict[str, str] = {}
-        self._fee_max = _whole(settings, "fee_max_wei", FEE_MAX_WEI)
-        self._priority_min = _whole(settings, "priority_min_wei", 0)
-        self._blocks_max = max(1, _whole(settings, "blocks_max", BLOCKS_MAX))
+        self._fee_max = settings.whole_number("fee_max_wei", FEE_MAX_WEI)
+        self._priority_min = settings.whole_number("priority_min_wei", 0)
+        self._blocks_max = max(1, settings.whole_number("blocks_max", BLOCKS_MAX))
         feeds = {
             name.partition(":")[2]: _address(name, value) for name, value in settings.options.items() if name.startswith("reserve_feed:")
         }
@@ -562,13 +562,6 @@ def connect(settings: ChainSettings) -> EvmAdapter:
     Raises: ValueError for settings that cannot be.
     """
     return EvmAdapter(settings)
-
-
-def _whole(settings: ChainSettings, name: str, default: int) -> int:
-    text = settings.options.get(name, str(default))
-    if not text.isdecimal():
-        raise ValueError(f"option {name} is {text!r}, not a whole number")
-    return int(text)
 
 
 def _address(name: str, text: str) -> str:

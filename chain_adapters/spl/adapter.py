@@ -127,9 +127,9 @@ class SplAdapter:
         self._lock = threading.Lock()
         self._finalised = ChainPosition()
         self._ledger = settings.ledger
-        self._nonces = _whole(settings, "nonces", NONCES_DEFAULT)
-        self._price_min = _whole(settings, "priority_microlamports", 0)
-        self._price_max = _whole(settings, "priority_max", 1_000_000)
+        self._nonces = settings.whole_number("nonces", NONCES_DEFAULT)
+        self._price_min = settings.whole_number("priority_microlamports", 0)
+        self._price_max = settings.whole_number("priority_max", 1_000_000)
 
     # What it is
 
@@ -595,13 +595,6 @@ def connect(settings: ChainSettings) -> SplAdapter:
     Raises: ValueError for settings that cannot be.
     """
     return SplAdapter(settings)
-
-
-def _whole(settings: ChainSettings, name: str, default: int) -> int:
-    text = settings.options.get(name, str(default))
-    if not text.isdecimal():
-        raise ValueError(f"option {name} is {text!r}, not a whole number")
-    return int(text)
 
 
 def _runs(steps: Sequence[tuple[Step, bool]]) -> Iterator[list[Step]]:
