@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from server_processes import free_port
+from server_process import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import grpc
 from durable import ACCOUNTS, booked_requests, request_id, transfer
 from grpc_server_thread import Client, Refused
 from scenario import check_invariants
+from server_process import free_port
 
 from ledger import Ledger
 from ledger.replay import latest_state
@@ -26,13 +26,6 @@ if TYPE_CHECKING:
 
 TRANSFER = "TransferService/TransferUnits"
 START_SECONDS = 60
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class ServerProcess:
