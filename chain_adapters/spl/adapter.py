@@ -67,6 +67,7 @@ from stockledger.v1.chains_pb2 import (
     DeadTransaction,
     DeathProof,
     Deployment,
+    DeploymentKind,
     Instruction,
     InstructionKind,
     LandedTransaction,
@@ -181,6 +182,8 @@ class SplAdapter:
             raise DeploymentUnfit(self.chain, f"{address} has {mint.decimals} decimals, registered are {deployment.decimals}")
         if mint.transfer_hook_program is not None:
             raise DeploymentUnfit(self.chain, f"{address} calls {mint.transfer_hook_program} on every transfer, which is not supported")
+        if deployment.kind == DeploymentKind.DEPLOYMENT_KIND_OMNIBUS:
+            return frozenset({ChainCapability.CHAIN_CAPABILITY_SEND})
         delegate = mint.permanent_delegate is not None
         able = {
             ChainCapability.CHAIN_CAPABILITY_MINT: mint.mint_authority is not None,
@@ -189,7 +192,6 @@ class SplAdapter:
             ChainCapability.CHAIN_CAPABILITY_FREEZE: mint.freeze_authority is not None,
             ChainCapability.CHAIN_CAPABILITY_PAUSE: mint.pause_authority is not None,
             ChainCapability.CHAIN_CAPABILITY_MULTIPLIER: mint.scaled_ui_amount_authority is not None,
-            ChainCapability.CHAIN_CAPABILITY_SEND: True,
             ChainCapability.CHAIN_CAPABILITY_ANCHOR: True,
         }
         return frozenset(capability for capability, can in able.items() if can)
