@@ -35,6 +35,7 @@ from chain_adapters.protocol import (
 from chain_adapters.spl import programs, token_2022
 from chain_adapters.spl.adapter import connect
 from chain_adapters.spl.addresses import TOKEN_2022_PROGRAM, chain_id
+from chain_adapters.spl.fees import PriceRange
 from chain_adapters.spl.multiplier import SCALE, encode_multiplier
 from chain_adapters.spl.signing import ChainSigner
 from ledger import LedgerError
@@ -452,7 +453,7 @@ def test_keys_and_coin(world, alice):
     state = ProjectionState([world.deployment], retired, [], world.cursor)
     assert world.adapter.prepare([mint], state).waiting == {mint.instruction: ChainFailure.CHAIN_FAILURE_KEY_WITHOUT_ROLE}
     poor = World(world.node, priority_microlamports="1000000", priority_max="1000000000000")
-    poor.adapter._price_min = 10**12
+    poor.adapter._prices = PriceRange(10**12, 10**12)
     with contextlib.closing(poor.adapter), pytest.raises(FundsInsufficient, match="needed"):
         poor.adapter.prepare([poor.instruction(MINT, 10, destination=alice)], poor.state)
 
