@@ -61,21 +61,21 @@ class Wire(NamedTuple):
         found = self.byte[texts.starts[:, None] + vectors.numpy.arange(size)]
         return bytes(found[0].tobytes()) if (found == found[0]).all() else None
 
-    def numbers(self, table: Mapping[str, Account | Instrument], texts: Texts) -> list[int]:
-        """Return the numbers of what is named.
+    def numbers(self, table: Mapping[str, Account | Instrument], texts: Texts) -> Any:
+        """Return the numbers of what is named, as a column.
 
         Raises: KeyError for an unknown name. Names are read as ASCII, and columns of texts drop zeros at the end: others count as unknown.
         """
         numpy = vectors.numpy
         lengths = texts.stops - texts.starts
-        eights = 8 * numpy.arange(lengths.max() + 7 >> 3)
-        words = self.word[texts.starts[:, None] + eights] & _below()[(lengths[:, None] - eights).clip(0, 8)]
+        masks = _masks()[lengths, : int(lengths.max()) + 7 >> 3]
+        words = self.word[texts.starts[:, None] + 8 * numpy.arange(masks.shape[1])] & masks
         if (words & _HIGH_BITS).any() or not self.byte[texts.stops - 1].all():
             raise KeyError("a name beyond ASCII, or that ends in a zero")
         distinct = words[:1] if (words == words[0]).all() else words
         letters = distinct.astype("<u8", copy=False).view(numpy.uint8).astype(numpy.uint32)
         numbers = [table[name].number for name in letters.view(f"U{letters.shape[1]}").ravel().tolist()]
-        return numbers if len(distinct) == len(words) else numbers * len(words)
+        return vectors.int64s(numbers) if len(distinct) == len(words) else numpy.full(len(words), numbers[0], dtype=numpy.int64)
 
 
 def lay(messages: Sequence[bytes], reach: int) -> Wire:
@@ -100,6 +100,13 @@ def varints(words: Any, widths: Any) -> tuple[Any, Any]:
     words = words & 0x7F007F007F007F | (words & 0x7F007F007F007F00) >> 1
     words = words & 0x3FFF00003FFF | (words & 0x3FFF00003FFF0000) >> 2
     return words & 0xFFFFFFF | (words & 0xFFFFFFF00000000) >> 4, sound
+
+
+@functools.cache
+def _masks() -> Any:
+    """Return what keeps of 32 words the first bytes, from none to 255 of them."""
+    numpy = vectors.numpy
+    return _below()[(numpy.arange(256)[:, None] - 8 * numpy.arange(32)).clip(0, 8)]
 
 
 @functools.cache

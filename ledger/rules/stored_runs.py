@@ -101,16 +101,13 @@ def fold_stretch(state: State, page: StoredPage, start: int, stop: int) -> bool:
     try:
         keys = _keys(page, part)
         instruments = page.wire.numbers(state.instruments, page.instruments.within(part))
-        sources = vectors.int64s(page.wire.numbers(state.accounts, page.sources.within(part)))
-        destinations = vectors.int64s(page.wire.numbers(state.accounts, page.destinations.within(part)))
+        sources = page.wire.numbers(state.accounts, page.sources.within(part))
+        destinations = page.wire.numbers(state.accounts, page.destinations.within(part))
     except (KeyError, UnicodeDecodeError):
         return False
     if (sources == destinations).any() or min(sources.min(), destinations.min()) < 0:
         return False
-    units = units.astype(vectors.numpy.int64)
-    legs = {instruments[0]: (sources, destinations, units)}
-    if len({*instruments}) > 1:
-        legs = legs_by_instrument(instruments, sources.tolist(), destinations.tolist(), units.tolist())
+    legs = legs_by_instrument(instruments, sources, destinations, units.astype(vectors.numpy.int64))
     if not all(state.has_room(instrument, *mine) for instrument, mine in legs.items()):
         return False
     for instrument, mine in legs.items():
