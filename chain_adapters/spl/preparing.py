@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from solders.message import Message
 from solders.pubkey import Pubkey
@@ -58,6 +58,7 @@ NONCES_FOR_STOPS: Final = 1
 _CONTROLS: Final = (PauseChanged, MultiplierSet, AuthoritySet, HookSet, DefaultStateSet)
 """What changes how a mint stands; movements and freezes of its accounts do not."""
 _CLOCK: Final = Pubkey.from_string("SysvarC1ock11111111111111111111111111111111")
+_Answer = TypeVar("_Answer")
 
 
 @dataclass
@@ -177,7 +178,7 @@ class Preparation:
             if mint not in found or _CLOCK not in found:
                 raise DeploymentUnfit(self.chain, f"there is no mint at {mint}")
             held = {account: [found[associated[account]]] if associated[account] in found else [] for account in takers}
-            held |= {account: self.client.token_accounts_of(owner, mint)[1] for account, owner in givers.items()}
+            held |= {account: self._current(self.client.token_accounts_of(owner, mint)) for account, owner in givers.items()}
             holders = {
                 account: Holder(owner, associated[account], {one.address: decode_token_account(one.data) for one in held[account]})
                 for account, owner in (givers | takers).items()
@@ -187,7 +188,15 @@ class Preparation:
 
     def _accounts(self, addresses: Sequence[Pubkey]) -> dict[Pubkey, Account]:
         parts = (addresses[start : start + ACCOUNTS_MAX] for start in range(0, len(addresses), ACCOUNTS_MAX))
-        return {one.address: one for part in parts for one in self.client.accounts(part)[1] if one is not None}
+        return {one.address: one for part in parts for one in self._current(self.client.accounts(part)) if one is not None}
+
+    def _current(self, answer: tuple[int, _Answer]) -> _Answer:
+        """Return what an answer found, if it is no older than the books: another node that lags may have stepped in."""
+        slot, found = answer
+        if slot < self.state.cursor.number:
+            text = f"the node at {self.client.host} answered for slot {slot}, before the cursor at {self.state.cursor.number}"
+            raise errors.NodeBehind("getMultipleAccounts", text)
+        return found
 
     def _is_settled(self, token: TokenState, instruction: Instruction) -> bool:
         """Say whether what an outcome rests on is final: nothing after `final` touched the accounts concerned, or a power over the mint."""

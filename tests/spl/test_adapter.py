@@ -283,6 +283,14 @@ def test_options_that_cannot_be(world):
     by_two.close()
 
 
+def test_nothing_is_concluded_from_a_node_behind_the_books(world, alice):
+    """A holder thawed at the cursor may still be frozen there, and a mint to him be refused for ever."""
+    ahead = ChainPosition(number=world.node.client.latest_slot() + 100_000, hash="x")
+    for asked in (world.instruction(MINT, 1, destination=alice), world.instruction(BURN, 1, source=alice)):
+        with pytest.raises(ChainUnavailable, match="before the cursor"):
+            world.adapter.prepare([asked], dataclasses.replace(world.state, cursor=ahead))
+
+
 def test_one_that_failed_in_company_goes_alone(world, alice):
     marked = world.instruction(MINT, 1, destination=alice, failure=ChainFailure.CHAIN_FAILURE_IN_COMPANY)
     others = [world.instruction(MINT, 1, destination=alice) for _ in range(2)]
