@@ -30,7 +30,7 @@ from chain_adapters.spl.fees import PriceRange
 from chain_adapters.spl.history import read_range
 from chain_adapters.spl.names import account_of, mint_of, owner_of
 from chain_adapters.spl.observation import FAILURE_TEXT_MAX
-from chain_adapters.spl.planning import DurableNonce, PlannedTransaction, Step, plan
+from chain_adapters.spl.planning import PART, DurableNonce, PlannedTransaction, Step, plan
 from chain_adapters.spl.projection import CAPABLE, MOVES, Doing, Holder, Satisfied, TokenState, Unfit, carry_out, rests_on
 from chain_adapters.spl.rpc import ACCOUNTS_MAX, SLOT_MAX, Account, RpcClient
 from chain_adapters.spl.signing import required_signers
@@ -118,12 +118,13 @@ class Preparation:
             failure = ChainFailure.CHAIN_FAILURE_PAUSED if lifts else ChainFailure.CHAIN_FAILURE_KEY_WITHOUT_ROLE
             outcome = Unfit(failure, "", for_ever=False)
         match outcome:
-            case Doing(parts):
+            case Doing(parts, _, is_part):
                 for part in parts:
                     accounts = [meta.pubkey for meta in part.accounts]
                     self._undecided.update(controls_changed(part.program_id, bytes(part.data), accounts))
-                alone = instruction.failure == ChainFailure.CHAIN_FAILURE_IN_COMPANY
-                step = Step(f"{self.ledger}/{instruction.instruction}", parts, instruction.legal_reference)
+                alone = is_part or instruction.failure == ChainFailure.CHAIN_FAILURE_IN_COMPANY
+                name = f"{self.ledger}/{instruction.instruction}" + (PART if is_part else "")
+                step = Step(name, parts, instruction.legal_reference)
                 yield _Wanted(step, instruction.rank, alone)
             case Satisfied():
                 if token is None or self._is_settled(token, instruction):
@@ -246,7 +247,7 @@ class Preparation:
 
 def instruction_of(name: str) -> str:
     """Return the ledger's id of an instruction from what the chain is told, "<ledger>/<instruction>"."""
-    return name.rpartition("/")[2]
+    return name.removesuffix(PART).rpartition("/")[2]
 
 
 def recorded(chain: str, planned: PlannedTransaction) -> Transaction:
@@ -257,7 +258,7 @@ def recorded(chain: str, planned: PlannedTransaction) -> Transaction:
         key=account_of(chain, payer),
         sequence=TransactionSequence(one_time_value=value),
         payload=planned.message,
-        instructions=[instruction_of(name) for name in planned.instruction_ids],
+        instructions=[instruction_of(name) for name in planned.instruction_ids if not name.endswith(PART)],
         fee_max=str(planned.fee_lamports_max),
         cosigners=[account_of(chain, address) for address in cosigners],
     )

@@ -411,6 +411,21 @@ def test_units_in_more_accounts_than_a_transaction_can_name_stop_nobody_else(wor
     assert [list(one.instructions) for one in prepared.transactions] == [[some.instruction]]
 
 
+def test_who_opens_many_accounts_is_frozen_all_the_same(world):
+    owner = world.node.key()
+    accounts = [world.token.open(owner.public_key), *(second_account(world, owner) for _ in range(14))]
+    freeze = world.instruction(FREEZE, source=owner.public_key, frozen=True)
+    prepared = world.record(freeze)
+    assert [list(one.instructions) for one in prepared.transactions] == [[]], "a part of it, which does not end it"
+    assert not world.record(freeze).transactions, "one part after the other"
+    world.adapter.send(world.open[0].versions[0])
+    observations, _ = world.read_until_landed()
+    assert not observations
+    observations, [landed] = world.carry_out(freeze)
+    assert ([one.instruction for one in observations], landed.failure) == ([freeze.instruction], 0)
+    assert all(world.token.account(account).is_frozen for account in accounts)
+
+
 def test_an_owner_without_an_account_is_frozen_all_the_same(world, alice):
     nothing = world.instruction(FREEZE, source=alice, frozen=False)
     assert world.record(nothing).satisfied == (nothing.instruction,)
