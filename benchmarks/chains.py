@@ -1,10 +1,10 @@
 """Chains beside their own nodes: instructions to finality against a bare script, and what each costs there. Run by run.py.
 
-The work is the ledger's whole way: instructions that are open are prepared, recorded with a flush, signed, sent, seen final and booked by
-the reader. The limit is a script that has its transactions ready, signed beforehand: it sends them to the same node, for a token of its own,
-and waits for the same finality. Mostly they are as large as ours, so that what a figure lacks is what the ledger costs, and once they are of
-one mint each, which is what a script sends that knows no batches. Blocks come by the clock, as on chains that people use; a node that makes a
-block of every transaction at once is told beside it, since there the ledger's own work shows most.
+The work is the ledger's whole way: instructions that are open are prepared, recorded with a flush, signed, sent, seen final and booked
+by the reader. The limit is a script that has its transactions ready, signed beforehand: it sends them to the same node, for a token of its
+own, and waits for the same finality. Mostly they are as large as ours, so that what a figure lacks is what the ledger costs, and once they
+are of one mint each, which is what a script sends that knows no batches. Blocks come by the clock, as on chains that people use; a node
+that makes a block of every transaction at once is told beside it, since there the ledger's own work shows most.
 """
 
 from __future__ import annotations
