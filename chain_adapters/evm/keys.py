@@ -76,3 +76,12 @@ class LocalSigner:
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("a key is not copied to another process by pickling")
+
+
+def open_signer(chain: str, content: bytes, passphrase: str = "") -> LocalSigner:
+    """Return the signer of what a key's file or variable holds: an encrypted keystore, or 64 hex digits.
+
+    Raises: KeyUnusable.
+    """
+    text = content.decode("utf-8", "replace").strip()
+    return LocalSigner.from_keystore(chain, text, passphrase) if text.startswith("{") else LocalSigner.from_text(chain, text)

@@ -547,13 +547,13 @@ class SplAdapter:
     def _payer_of(self, message: Message) -> Pubkey:
         return message.account_keys[0]
 
-    def _signers(self, payload: bytes) -> list[_Named]:
+    def _signers(self, payload: bytes) -> list[NamedSigner]:
         found = []
         for address in required_signers(payload):
             signer = self._settings.signers.get(self._account(address))
             if signer is None:
                 raise KeyMissing(self.chain, f"there is no signer for {self._account(address)}")
-            found.append(_Named(address, signer))
+            found.append(NamedSigner(address, signer))
         return found
 
     def _holdings_at_one_slot(self, client: RpcClient, mint: Pubkey, owners: set[Pubkey]) -> tuple[int, int, dict[Pubkey, int]]:
@@ -581,7 +581,7 @@ class SplAdapter:
         raise NodeUnfit(self.chain, f"the holdings of {mint} did not come together at one slot in {_MEASURE_TRIES} tries")
 
 
-class _Named:
+class NamedSigner:
     """A signer of the settings under the key it signs for."""
 
     def __init__(self, public_key: Pubkey, signer: Signer) -> None:

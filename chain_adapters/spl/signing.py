@@ -38,7 +38,7 @@ class KeypairSigner:
     """A key held in this process."""
 
     def __init__(self, keypair: Keypair) -> None:
-        self._keypair = keypair
+        self.keypair = keypair
         self.public_key = keypair.pubkey()
 
     @classmethod
@@ -65,7 +65,7 @@ class KeypairSigner:
         return f"KeypairSigner({self.public_key})"
 
     def sign(self, message: bytes) -> bytes:
-        return bytes(self._keypair.sign_message(message))
+        return bytes(self.keypair.sign_message(message))
 
 
 def required_signers(message: bytes) -> list[Pubkey]:
@@ -95,3 +95,23 @@ def sign(message: bytes, signers: Iterable[Signer]) -> bytes:
 def signature_of(transaction: bytes) -> str:
     """Return the first signature of a signed transaction, by which the chain knows it."""
     return str(Transaction.from_bytes(transaction).signatures[0])
+
+
+class ChainSigner(KeypairSigner):
+    """A key in this process, as the account of a chain that it signs for."""
+
+    def __init__(self, chain: str, keypair: Keypair) -> None:
+        super().__init__(keypair)
+        self.account = f"{chain}:{self.public_key}"
+
+
+def open_signer(chain: str, content: bytes, passphrase: str = "") -> ChainSigner:  # noqa: ARG001 - solana-keygen encrypts nothing
+    """Return the signer of what a key's file or variable holds: the JSON list of 64 bytes that solana-keygen writes.
+
+    Raises: ValueError, which never repeats what is in a key.
+    """
+    try:
+        signer = KeypairSigner.from_text(content.decode("utf-8", "replace"))
+    except KeyMalformed as malformed:
+        raise ValueError(str(malformed)) from None
+    return ChainSigner(chain, signer.keypair)
