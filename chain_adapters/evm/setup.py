@@ -107,7 +107,7 @@ class EvmSetup:
         steps = self._steps(terms)
         with self._asking() as view:
             missing = self._missing(view, terms)
-            sent = self._send(view, [step for _, step in steps if step in missing], address_of(terms.parties["deployer"]))
+            sent = self._send(view, missing, address_of(terms.parties["deployer"])) if missing else {}
         for name, step in steps:
             if step in missing:
                 yield self._landed(name, step, sent[step.address])
@@ -209,8 +209,6 @@ class EvmSetup:
 
     def _send(self, view: ChainView, missing: Sequence[Step], sender: str) -> dict[str, str]:
         """Send all steps with the sender's next numbers; return the transaction of each by its address."""
-        if not missing:
-            return {}
         signer = self._settings.signers.get(f"{self.chain}:{sender}")
         if signer is None:
             raise KeyMissing(self.chain, f"there is no key of the deployer {sender} here")

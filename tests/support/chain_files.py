@@ -10,7 +10,6 @@ from nacl.signing import SigningKey
 
 from chain_adapters.evm.keys import open_signer as open_evm_signer
 from chain_adapters.spl.addresses import chain_id
-from chain_adapters.spl.rpc import RpcClient
 from chain_adapters.spl.signing import open_signer as open_spl_signer
 
 EVM_PARTIES = ("deployer", "admin", "upgrader", "deny_list", "minter", "burner", "enforcer", "pauser", "multiplier", "allotter", "reporter")
@@ -43,7 +42,7 @@ class SplFile:
     """A file for a Solana node, keys as solana-keygen writes them; the payer is funded by the node's own."""
 
     def __init__(self, folder: Path, chain) -> None:
-        self.chain = chain_id(RpcClient(chain.node.rpc_url).genesis_hash())
+        self.chain = chain_id(chain.client.genesis_hash())
         self.path = folder / "solana.toml"
         self.accounts = {}
         for party in SPL_PARTIES:
