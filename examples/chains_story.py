@@ -25,6 +25,8 @@ from brokers_story import DOLLAR, SHARE, BrokersStory
 from chain_nodes import Ethereum, Solana, wait_for
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from chain_adapters.evm.setup import PARTIES as EVM_PARTIES
+from chain_adapters.spl.setup import PARTIES as SPL_PARTIES
 from services.cli.lines import make_command
 from stockledger.client import Client, LedgerError, new_request_id
 from stockledger.v1 import (
@@ -42,12 +44,7 @@ from stockledger.v1 import (
 from stockledger.v1.common_pb2 import Operation
 from stockledger.v1.events_pb2 import Entry
 
-PARTIES = {
-    "Ethereum": (
-        "deployer", "admin", "upgrader", "deny_list", "minter", "burner", "enforcer", "pauser", "multiplier", "allotter", "reporter",
-    ),
-    "Solana": ("payer", "minter", "freezer", "pauser", "delegate", "multiplier", "reporter"),
-}  # fmt: skip
+PARTIES = {"Ethereum": EVM_PARTIES, "Solana": SPL_PARTIES}
 """Who does what on a chain: each a key of its own."""
 SYMBOL, FOREIGN = "TSLAx", "SHOPx"
 ALLOTMENT = 5_000 * SHARE

@@ -79,9 +79,14 @@ class LocalSigner:
 
 
 def open_signer(chain: str, content: bytes, passphrase: str = "") -> LocalSigner:
-    """Return the signer of what a key's file or variable holds: an encrypted keystore, or 64 hex digits.
+    """Return the signer of what a key's file or variable has: an encrypted keystore, or a secret of 64 hex digits.
 
     Raises: KeyUnusable.
     """
-    text = content.decode("utf-8", "replace").strip()
-    return LocalSigner.from_keystore(chain, text, passphrase) if text.startswith("{") else LocalSigner.from_text(chain, text)
+    try:
+        text = content.decode("ascii")
+    except UnicodeDecodeError:
+        raise KeyUnusable("it is neither a keystore nor a secret in hex") from None
+    if text.lstrip().startswith("{"):
+        return LocalSigner.from_keystore(chain, text, passphrase)
+    return LocalSigner.from_text(chain, text)

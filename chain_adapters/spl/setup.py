@@ -21,9 +21,10 @@ from chain_adapters.protocol import ChainSettings, ChainUnavailable, DeploymentU
 from chain_adapters.setting_up import Coin, Part, Terms, TokenTerms
 from chain_adapters.spl import compute, errors, programs
 from chain_adapters.spl.account_layout import Mint, decode_mint
-from chain_adapters.spl.adapter import ASSET_NAMESPACE, NONCES_DEFAULT, NamedSigner, SplAdapter
+from chain_adapters.spl.adapter import NONCES_DEFAULT, NamedSigner, SplAdapter
 from chain_adapters.spl.addresses import TOKEN_2022_PROGRAM, parse_account
 from chain_adapters.spl.mint_setup import Authorities, MintSetup, create_derived_mint, derived_mint, space
+from chain_adapters.spl.names import ASSET_NAMESPACE
 from chain_adapters.spl.rpc import RpcClient
 from chain_adapters.spl.signing import sign
 from chain_adapters.spl.transactions import LandedTransaction, decode

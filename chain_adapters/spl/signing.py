@@ -38,7 +38,7 @@ class KeypairSigner:
     """A key held in this process."""
 
     def __init__(self, keypair: Keypair) -> None:
-        self.keypair = keypair
+        self._keypair = keypair
         self.public_key = keypair.pubkey()
 
     @classmethod
@@ -65,7 +65,36 @@ class KeypairSigner:
         return f"KeypairSigner({self.public_key})"
 
     def sign(self, message: bytes) -> bytes:
-        return bytes(self.keypair.sign_message(message))
+        return bytes(self._keypair.sign_message(message))
+
+
+class ChainSigner:
+    """A key under its account at one chain, as `ChainSettings` wants its signers."""
+
+    def __init__(self, chain: str, signer: Signer) -> None:
+        self.account = f"{chain}:{signer.public_key}"
+        self._signer = signer
+
+    def __repr__(self) -> str:
+        return f"ChainSigner({self.account})"
+
+    def sign(self, payload: bytes) -> bytes:
+        return self._signer.sign(payload)
+
+
+def open_signer(chain: str, content: bytes, passphrase: str = "") -> ChainSigner:  # noqa: ARG001 - these keys are never encrypted
+    """Open a key as the Solana command line writes it: a JSON list of 64 bytes.
+
+    Raises: ValueError; the content itself is in no message.
+    """
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        text = ""
+    try:
+        return ChainSigner(chain, KeypairSigner.from_text(text))
+    except KeyMalformed as wrong:
+        raise ValueError(str(wrong)) from None
 
 
 def required_signers(message: bytes) -> list[Pubkey]:
@@ -95,23 +124,3 @@ def sign(message: bytes, signers: Iterable[Signer]) -> bytes:
 def signature_of(transaction: bytes) -> str:
     """Return the first signature of a signed transaction, by which the chain knows it."""
     return str(Transaction.from_bytes(transaction).signatures[0])
-
-
-class ChainSigner(KeypairSigner):
-    """A key in this process, as the account of a chain that it signs for."""
-
-    def __init__(self, chain: str, keypair: Keypair) -> None:
-        super().__init__(keypair)
-        self.account = f"{chain}:{self.public_key}"
-
-
-def open_signer(chain: str, content: bytes, passphrase: str = "") -> ChainSigner:  # noqa: ARG001 - solana-keygen encrypts nothing
-    """Return the signer of what a key's file or variable holds: the JSON list of 64 bytes that solana-keygen writes.
-
-    Raises: ValueError, which never repeats what is in a key.
-    """
-    try:
-        signer = KeypairSigner.from_text(content.decode("utf-8", "replace"))
-    except KeyMalformed as malformed:
-        raise ValueError(str(malformed)) from None
-    return ChainSigner(chain, signer.keypair)

@@ -114,7 +114,9 @@ def test_evm_killed_while_nothing_has_landed_pays_once(run, place):
     with evm_node("--slots-in-an-epoch", "1", "--no-mining") as node:
         file = EvmFile(place, node)
         path = file.write(tables=token())
-        with subprocess.Popen([sys.executable, "-m", "services.cli.main", "chain", "deploy", str(path)], stderr=subprocess.DEVNULL) as killed:
+        with subprocess.Popen(
+            [sys.executable, "-m", "services.cli.main", "chain", "deploy", str(path)], stderr=subprocess.DEVNULL
+        ) as killed:
             wait_until(lambda: node.call("txpool_status")["pending"] == "0x5", 60, "not everything is sent")
             killed.kill()
         node.call("evm_setIntervalMining", 1)

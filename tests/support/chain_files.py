@@ -9,18 +9,18 @@ from pathlib import Path
 from nacl.signing import SigningKey
 
 from chain_adapters.evm.keys import open_signer as open_evm_signer
+from chain_adapters.evm.setup import PARTIES as EVM_PARTIES
 from chain_adapters.spl.addresses import chain_id
+from chain_adapters.spl.setup import PARTIES as SPL_PARTIES
 from chain_adapters.spl.signing import open_signer as open_spl_signer
 
-EVM_PARTIES = ("deployer", "admin", "upgrader", "deny_list", "minter", "burner", "enforcer", "pauser", "multiplier", "allotter", "reporter")
-SPL_PARTIES = ("payer", "minter", "freezer", "pauser", "delegate", "multiplier", "reporter")
 COINS = 10**19
 
 
 class EvmFile:
     """A file for an EVM node, keys as 64 hex digits."""
 
-    def __init__(self, folder: Path, node, *, funded=EVM_PARTIES, name: str = "ethereum") -> None:
+    def __init__(self, folder: Path, node, *, funded=tuple(EVM_PARTIES), name: str = "ethereum") -> None:
         self.chain = f"eip155:{int(node.call('eth_chainId'), 16)}"
         self.path = folder / f"{name}.toml"
         self.accounts = {}

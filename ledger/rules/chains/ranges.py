@@ -41,9 +41,12 @@ _TRANSFER, _MINT, _BURN = (
 )
 _FREEZE, _FREEZE_UNITS = ObservationKind.OBSERVATION_KIND_FREEZE, ObservationKind.OBSERVATION_KIND_FREEZE_UNITS
 _MULTIPLIER, _ALLOTMENT = ObservationKind.OBSERVATION_KIND_MULTIPLIER, ObservationKind.OBSERVATION_KIND_ALLOTMENT
-_WITH_SOURCE: Final = frozenset({_TRANSFER, _BURN, _FREEZE, _FREEZE_UNITS})
+_AUTHORITY, _BAR = ObservationKind.OBSERVATION_KIND_AUTHORITY, ObservationKind.OBSERVATION_KIND_BAR
+_WITH_SOURCE: Final = frozenset({_TRANSFER, _BURN, _FREEZE, _FREEZE_UNITS, _BAR})
 _WITH_DESTINATION: Final = frozenset({_TRANSFER, _MINT})
 _WITH_RAW: Final = frozenset({_TRANSFER, _MINT, _BURN, _FREEZE_UNITS, _ALLOTMENT})
+_WITHOUT_TOKEN: Final = frozenset({_AUTHORITY, _BAR})
+"""What may concern all tokens of ours at once."""
 
 
 def _malformed(field: str, message: str, value: object) -> Exception:
@@ -75,7 +78,7 @@ def _check_account(state: State, field: str, name: str, chain: str) -> None:
 
 def _check_observation(state: State, seen: Observation, chain: str) -> None:
     kind = check_enum("kind", seen.kind, ObservationKind)
-    if parse_token("token", seen.token).chain != chain:
+    if (seen.token or kind not in _WITHOUT_TOKEN) and parse_token("token", seen.token).chain != chain:
         raise _malformed("token", f"{seen.token!r} is not on {chain}", seen.token)
     check_text("transaction", seen.transaction, TRANSACTION_LENGTH_MAX)
     if seen.index < 0:
@@ -88,9 +91,9 @@ def _check_observation(state: State, seen: Observation, chain: str) -> None:
         check_raw("raw", seen.raw)
     if kind == _MULTIPLIER:
         check_raw("value", seen.value)
-    if kind == _FREEZE and seen.value not in {"true", "false"}:
+    if kind in (_FREEZE, _BAR) and seen.value not in {"true", "false"}:
         raise _malformed("value", f"{seen.value!r} is neither true nor false", seen.value)
-    if kind == ObservationKind.OBSERVATION_KIND_AUTHORITY:
+    if kind in (_AUTHORITY, _BAR):
         check_text("subject", seen.subject)
     for field, text in (("subject", seen.subject), ("value", seen.value), ("raw", seen.raw)):
         check_length(field, text)
@@ -142,7 +145,7 @@ def check_range(state: State, seen: ObservedRange) -> tuple[records.Chain, recor
     _check_not_too_many("satisfied_instructions", len(seen.satisfied_instructions))
     chain = find_chain(state, seen.chain)
     for observation in seen.observations:
-        if observation.token not in state.deployment_of_token:
+        if observation.token and observation.token not in state.deployment_of_token:
             message = f"the token {observation.token} is of no deployment on {chain.chain}"
             raise refusal(Reason.REASON_DEPLOYMENT_NOT_FOUND, message, chain=chain.chain, token=observation.token)
     check_cursor("after", after, chain)

@@ -387,6 +387,8 @@ class _ObservationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Obser
     """At most `raw` may exist from now on."""
     OBSERVATION_KIND_AUTHORITY: _ObservationKind.ValueType  # 9
     """`subject` (a role, an authority, "code") has changed to `value` (an address, "" for nobody, a hash of code)."""
+    OBSERVATION_KIND_BAR: _ObservationKind.ValueType  # 11
+    """`source` takes part in nothing any more by `subject` (a list), or may again: `value` is "true" or "false". The ledger bars nobody."""
 
 class ObservationKind(_ObservationKind, metaclass=_ObservationKindEnumTypeWrapper):
     """What was seen on a chain."""
@@ -411,6 +413,8 @@ OBSERVATION_KIND_ALLOTMENT: ObservationKind.ValueType  # 8
 """At most `raw` may exist from now on."""
 OBSERVATION_KIND_AUTHORITY: ObservationKind.ValueType  # 9
 """`subject` (a role, an authority, "code") has changed to `value` (an address, "" for nobody, a hash of code)."""
+OBSERVATION_KIND_BAR: ObservationKind.ValueType  # 11
+"""`source` takes part in nothing any more by `subject` (a list), or may again: `value` is "true" or "false". The ledger bars nobody."""
 Global___ObservationKind: _TypeAlias = ObservationKind  # noqa: Y015
 
 class _Breach:
@@ -1226,7 +1230,7 @@ class Observation(_message.Message):
     kind: Global___ObservationKind.ValueType
     """What. Example: OBSERVATION_KIND_TRANSFER."""
     token: _builtins.str
-    """CAIP-19 id of the token. Example: "eip155:1/erc20:0x9d275685dC284C8eB1C79f6ABA7a63Dc75ec890a"."""
+    """CAIP-19 id of the token; empty, of a BAR or AUTHORITY: what all tokens of ours there go by. Example: "eip155:1/erc20:0x9d275685dC284C8eB1C79f6ABA7a63Dc75ec890a"."""
     transaction: _builtins.str
     """Id of its transaction. Example: "0x5c50..."."""
     number: _builtins.int
@@ -1240,9 +1244,9 @@ class Observation(_message.Message):
     raw: _builtins.str
     """Raw units of the token before any multiplier, decimal, up to 256 bits. Example: "150000000"."""
     subject: _builtins.str
-    """AUTHORITY. Example: "MINTER_ROLE"."""
+    """AUTHORITY, BAR. Example: "MINTER_ROLE"."""
     value: _builtins.str
-    """FREEZE, MULTIPLIER, AUTHORITY. Example: "10000000000000000000"."""
+    """FREEZE, MULTIPLIER, AUTHORITY, BAR. Example: "10000000000000000000"."""
     encoding: _builtins.bytes
     """MULTIPLIER: its encoding on chain, as read. Example: 0x0000000000002440."""
     instruction: _builtins.str
@@ -1375,7 +1379,7 @@ class ObservedEffect(_message.Message):
     BREACHES_FIELD_NUMBER: _builtins.int
     DUST_RAW_FIELD_NUMBER: _builtins.int
     instrument: _builtins.str
-    """The instrument. Example: "AAPLx"."""
+    """The instrument; empty: of no token. Example: "AAPLx"."""
     dust_raw: _builtins.str
     """Dust of the deployment from now on, decimal; absent: unchanged. Example: "4200000000"."""
     @_builtins.property
