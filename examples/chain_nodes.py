@@ -80,7 +80,7 @@ class Ethereum:
         command = [ANVIL, "--host", "127.0.0.1", "--port", str(port), "--accounts", "0", "--quiet"]
         command += ["--hardfork", "osaka", "--block-time", "1", "--slots-in-an-epoch", "1"]
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen(command, env={"HOME": os.environ.get("HOME", "/")}, **quiet)
+        self._process = subprocess.Popen(command, **quiet)
         self.url = f"http://127.0.0.1:{port}"
         self.web3 = Web3(HTTPProvider(self.url))
         self.node = ""

@@ -191,7 +191,6 @@ class ChainsStory:
             "name": "Tesla tokenised",
             "decimals": 8,
             "allotment_units": ALLOTMENT,
-            "halt_on_divergence": True,
             **more,
         }
 
@@ -325,6 +324,12 @@ class ChainsStory:
         """Wait until the reader has booked what somebody did on chain; return at which index."""
         assert self.log is not None, "it is followed"
         return int(wait_for(f"the reader sees {transaction}", lambda: self.log.seen.get(transaction), FINAL_SECONDS)[0])
+
+    def divergence(self, transaction: str) -> Any:
+        """Wait for the divergence that a transaction of others leads to."""
+        assert self.log is not None, "it is followed"
+        known = self.log.divergences
+        return wait_for("the divergence", lambda: next((each for each in known if each.transaction == transaction), None), FINAL_SECONDS)
 
     def settle(self) -> None:
         """Wait until nothing is under way on either chain."""
@@ -466,7 +471,7 @@ class ChainsStory:
 
     def split(self) -> None:
         """Tesla splits 3 for 1. No unit moves: the multiplier does, on both chains, at the moment that was announced."""
-        at = int(time.time()) + 6
+        at = int(time.time()) + 5
         moment = Timestamp(seconds=at)
         dates = {"ex_date": "2026-11-22", "record_date": "2026-11-22", "payment_date": "2026-11-22"}
         terms = corporate_actions_pb2.ActionTerms(stock_split=corporate_actions_pb2.StockSplit(new_shares=3, old_shares=1))
@@ -539,9 +544,14 @@ class ChainsStory:
         print(f"   listed in {short(listed)}; she withdraws 25 of {shares(before)}: book:mallory has {shares(self.units('book:mallory'))}")
         self.await_final(Flow("the chain refuses for ever", index))
         print(f"   book:mallory has {shares(self.units('book:mallory'))} again, nothing is on its way")
+        found = self.divergence(listed)
+        told = f"divergence {found.divergence}, {kind_of(found)}"
+        print(f"   the listing is seen too: {told}, for nothing in the ledger asked for it; two people resolve it")
+        resolve = chains_pb2.ResolveDivergenceRequest(divergence=found.divergence, cause="the sanctions list, put there by us")
+        self.do(resolve, approver="second-operator")
 
     def killed(self) -> None:
-        """SIGKILL of the worker, again and again, while withdrawals are under way."""
+        """SIGKILL of the worker, again and again, while withdrawals and a checkpoint of the log are under way."""
         accounts = [self.at(holder, chain) for holder in ("ana", "ben") for chain in ("Ethereum", "Solana")]
         expected = {account: self.units(account) for account in accounts}
         flows: list[int] = []
@@ -550,8 +560,11 @@ class ChainsStory:
                 account = accounts[number % len(accounts)]
                 flows.append(self.transfer("book:ben", account, SHARE + number))
                 expected[account] += SHARE + number
+            if kill == 0:
+                anchors = self._anchor()
             if kill < KILLS:
                 self._kill_worker(flows)
+        self.await_final(*anchors)
         wait_for("all are final", lambda: all(f"{index}-0" in self.log.over for index in flows), FINAL_SECONDS)
         chains = {self.ethereum.chain: self.ethereum, self.solana.chain: self.solana}
         for account, units in expected.items():
@@ -571,14 +584,15 @@ class ChainsStory:
         print(f"   *** SIGKILL: {len(flows)} decided, {recorded} recorded, {final} final; started again ***", flush=True)
         self.start_worker()
 
-    def anchored(self) -> None:
-        """The log's own signed checkpoint is kept on both chains, where nobody can rewrite it."""
+    def _anchor(self) -> list[Flow]:
+        """Have the log's signed checkpoint kept on both chains, where nobody can rewrite it."""
         checkpoint = self.clients["auditor"].execute(audit_pb2.GetCheckpointRequest()).checkpoint
         flows = []
         for chain in (self.ethereum, self.solana):
             anchor = chains_pb2.AnchorCheckpointRequest(chain=chain.chain, checkpoint=checkpoint)
-            flows.append(Flow(f"checkpoint of size {checkpoint.splitlines()[1]} to {chain.name}", self.do(anchor, "worker")[1]))
-        self.await_final(*flows)
+            what = f"the log's checkpoint of size {checkpoint.splitlines()[1]} is kept on {chain.name}"
+            flows.append(Flow(what, self.do(anchor, "worker")[1]))
+        return flows
 
     def supply(self, chain: Any) -> int:
         return int(chain.supply(self.token[chain.name]))
@@ -611,17 +625,19 @@ class ChainsStory:
 
     def stolen_key(self) -> None:
         """Somebody has stolen the minter's key of Ethereum, and mints behind the ledger's back."""
+        for chain in (self.ethereum, self.solana):
+            halting = chains_pb2.AmendDeploymentRequest(chain=chain.chain, instrument=SYMBOL, halt_on_divergence=True)
+            self.do(halting, approver="second-operator")
+        print("   two people have decided that from now on a divergence stops the place where it is found")
         thief = self.ethereum.new_wallet()
         stolen = self.ethereum.wallet_of(self.folder / "keys" / "ethereum-minter.key")
         before = shares(self.supply(self.ethereum))
         sent = stolen.mint(self.token["Ethereum"], thief.account, 1_000 * SHARE)
         print(f"   1,000 TSLAx to {short(thief.address)} in {short(sent)}; supply there {before} -> {shares(self.supply(self.ethereum))}")
         begun = time.time()
-        self.seen(sent)
-        found = wait_for("the divergence", lambda: next((each for each in self.log.divergences if each.transaction == sent), None))
-        kind = chains_pb2.DivergenceKind.Name(found.kind).removeprefix("DIVERGENCE_KIND_")
-        figures = f"expected {shares(int(found.expected))}, found {shares(int(found.found))}"
-        print(f"   *** divergence {found.divergence}, {time.time() - begun:.1f} s later, as soon as it is final: {kind}, {figures} ***")
+        found = self.divergence(sent)
+        caught = f"divergence {found.divergence}, {time.time() - begun:.1f} s later, as soon as it is final: {kind_of(found)}"
+        print(f"   *** {caught}, expected {shares(int(found.expected))}, found {shares(int(found.found))} ***")
         place = next(each for each in self.places() if each.place == self.ethereum.chain)
         owes = f"divergence:{place.place} owes {shares(-place.divergence_units)}"
         print(f"   in the books the thief holds {shares(self.units(thief.account))}, and {owes}")
@@ -630,6 +646,10 @@ class ChainsStory:
         wait_for("the token is paused", lambda: paused.pauses().call() == 7, FINAL_SECONDS)
         print("   transfers, mints and burns are paused on Ethereum until a human has resolved it; Solana goes on:")
         self.await_final(Flow("ben withdraws 5 from the book to Solana", self.transfer("book:ben", self.at("ben", "Solana"), 5 * SHARE)))
+
+
+def kind_of(divergence: Any) -> str:
+    return str(chains_pb2.DivergenceKind.Name(divergence.kind).removeprefix("DIVERGENCE_KIND_"))
 
 
 def short(text: str) -> str:
@@ -646,5 +666,4 @@ def shares(units: int) -> str:
 
 CHAPTERS = (
     "two_chains", "to_wallets", "back_to_the_book", "across", "enforcement", "halt", "split", "other_issuers_token", "denied", "killed",
-    "anchored",
 )  # fmt: skip

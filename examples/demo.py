@@ -273,6 +273,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the store, keys and receipt in this new folder")
     parser.add_argument("--chains", action="store_true", help="play only what the chains need, and the chains")
     arguments = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is told as it happens, also into a pipe
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that everything started here is ended
     check_programs()
     part = play_chains if arguments.chains else play
