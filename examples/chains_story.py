@@ -230,9 +230,10 @@ class ChainsStory:
         nonces = len(document["parts"]) - len(parts)
         for part in parts:
             print(f"   {part['name']:<22} {short(part['address'])}")
+        if nonces:
+            print(f"   {nonces} nonce accounts, which let a transaction wait without expiring")
         cost = int(document["cost"]) / 10 ** document["coin_decimals"]
-        more = f", and {nonces} nonce accounts" if nonces else ""
-        print(f"   {len(parts)} parts{more}, for {cost:.4f} {document['coin']}; {len(document['commands'])} commands for the ledger")
+        print(f"   made for {cost:.4f} {document['coin']}; {len(document['commands'])} commands tell the ledger of it and of the keys")
 
     # ---- the processes --------------------------------------------------------------------------------------------------------------
 
@@ -422,7 +423,7 @@ class ChainsStory:
         )
         watcher = self._pool.submit(self._see_transit)
         self.await_final(there, back)
-        print(f"   between the two: {watcher.result()}")
+        print(f"   in between, burned and not minted yet: {watcher.result()}, and counted there")
 
     def _see_transit(self) -> str:
         def moving() -> str:
@@ -454,7 +455,7 @@ class ChainsStory:
         thaw = accounts_pb2.UnfreezeAccountRequest(account=self.at("ben", "Solana"), legal_reference="order 7/26 lifted")
         self.await_final(Flow("the bailiff ends the freeze", self.do(thaw, "bailiff")[1]))
 
-    def halt(self) -> None:
+    def paused(self) -> None:
         """A halt in the ledger pauses the tokens; its end resumes them."""
         transfers = [Operation.OPERATION_TRANSFER]
         index = self.do(instruments_pb2.HaltInstrumentRequest(instrument=SYMBOL, operations=transfers, cause="news pending"))[1]
@@ -541,8 +542,9 @@ class ChainsStory:
         listed = self.ethereum.wallet_of(self.folder / "keys" / "ethereum-deny_list.key").deny(self.deny_list, mallory)
         before = self.units("book:mallory")
         index = self.transfer("book:mallory", mallory, 25 * SHARE)
-        print(f"   listed in {short(listed)}; she withdraws 25 of {shares(before)}: book:mallory has {shares(self.units('book:mallory'))}")
-        self.await_final(Flow("the chain refuses for ever", index))
+        left = shares(self.units("book:mallory"))
+        print(f"   listed in {short(listed)}; then she withdraws 25 of {shares(before)}: book:mallory has {left}, the rest is on its way")
+        self.await_final(Flow("mallory withdraws 25, which the chain refuses for ever", index))
         print(f"   book:mallory has {shares(self.units('book:mallory'))} again, nothing is on its way")
         found = self.divergence(listed)
         told = f"divergence {found.divergence}, {kind_of(found)}"
@@ -550,7 +552,7 @@ class ChainsStory:
         resolve = chains_pb2.ResolveDivergenceRequest(divergence=found.divergence, cause="the sanctions list, put there by us")
         self.do(resolve, approver="second-operator")
 
-    def killed(self) -> None:
+    def worker_killed(self) -> None:
         """SIGKILL of the worker, again and again, while withdrawals and a checkpoint of the log are under way."""
         accounts = [self.at(holder, chain) for holder in ("ana", "ben") for chain in ("Ethereum", "Solana")]
         expected = {account: self.units(account) for account in accounts}
@@ -558,8 +560,9 @@ class ChainsStory:
         for kill in range(KILLS + 1):
             for number in range(len(flows), len(flows) + WITHDRAWALS):
                 account = accounts[number % len(accounts)]
-                flows.append(self.transfer("book:ben", account, SHARE + number))
-                expected[account] += SHARE + number
+                units = (number + 1) * SHARE // 10
+                flows.append(self.transfer("book:ben", account, units))
+                expected[account] += units
             if kill == 0:
                 anchors = self._anchor()
             if kill < KILLS:
@@ -665,5 +668,6 @@ def shares(units: int) -> str:
 
 
 CHAPTERS = (
-    "two_chains", "to_wallets", "back_to_the_book", "across", "enforcement", "halt", "split", "other_issuers_token", "denied", "killed",
+    "two_chains", "to_wallets", "back_to_the_book", "across", "enforcement", "paused", "split", "other_issuers_token", "denied",
+    "worker_killed",
 )  # fmt: skip

@@ -197,7 +197,8 @@ def play_chapters(story: Any, names: Sequence[str], seconds: dict[str, float]) -
 def go_on_chains(folder: Path, story: BrokersStory, chains: ChainsStory, seconds: dict[str, float]) -> None:
     """Register the tokens, and play the third part; then somebody mints behind the ledger's back."""
     start = time.perf_counter()
-    print("   A node of each runs on loopback since the brokers began; the tokens were put there meanwhile.")
+    print("   A node of each runs on loopback since the brokers began; the tokens were put there meanwhile, as follows.")
+    print("   Below, each flow is decided first; then a transaction is signed, and it counts in the books once it is final.")
     chains.deploy()
     chains.start_worker()
     story.server.stop(signal.SIGTERM)
