@@ -156,10 +156,7 @@ class ChainsStory:
             self.ethereum.new_key(self.folder / "keys" / f"{name}.key")
         names = ("ethereum", "solana", "other-issuer")
         running = {name: self._pool.submit(self._run, "chain", "deploy", f"{name}.toml", "--json") for name in names}
-        told = {name: run.result() for name, run in running.items()}
-        self.foreign_token = told["other-issuer"]["commands"][-1]["token"]
-        told["exchange"] = self._register_foreign()
-        return told
+        return {name: run.result() for name, run in running.items()}
 
     def deploy(self) -> None:
         """Show what was deployed while the brokers were at work, and write what the ledger and its worker are told."""
@@ -179,7 +176,8 @@ class ChainsStory:
             self.token[chain.name] = told[name]["commands"][-1]["token"]
         self.deny_list = next(part["address"] for part in told["ethereum"]["parts"] if part["name"] == "DenyList")
         settings["chain_keys"] += [f"{self.ethereum.chain}=keys/{name}.key" for name in ("hot", "deposit")]
-        self._exchange = told["exchange"]
+        self.foreign_token = told["other-issuer"]["commands"][-1]["token"]
+        self._exchange = self._pool.submit(self._register_foreign)
         (self.folder / "chains.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         toml = "".join(f"{name} = {json.dumps(values)}\n" for name, values in settings.items())
         (self.folder / "worker.toml").write_text(f'{toml}ledger_token = "worker.token"\n')
@@ -509,7 +507,7 @@ class ChainsStory:
             authorised_units=10**15,
         )
         self.do(register)
-        for line in self._exchange[1:]:
+        for line in self._exchange.result()[1:]:
             self.do(make_command(line.pop("command"), line), approver="second-operator")
         hot, deposit = (self.ethereum.wallet_of(self.folder / "keys" / f"{name}.key") for name in ("hot", "deposit"))
         wallet_role = [chains_pb2.CHAIN_KEY_ROLE_WALLET]
