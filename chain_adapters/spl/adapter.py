@@ -350,17 +350,17 @@ class SplAdapter:
         with self._lock:
             self._current = (self._current + 1) % len(self._clients)
 
-    def _signers(self, payload: bytes) -> list[_Named]:
+    def _signers(self, payload: bytes) -> list[NamedSigner]:
         found = []
         for address in required_signers(payload):
             signer = self._settings.signers.get(account_of(self.chain, address))
             if signer is None:
                 raise KeyMissing(self.chain, f"there is no signer for {account_of(self.chain, address)}")
-            found.append(_Named(address, signer))
+            found.append(NamedSigner(address, signer))
         return found
 
 
-class _Named:
+class NamedSigner:
     """A signer of the settings under the key it signs for."""
 
     def __init__(self, public_key: Pubkey, signer: Signer) -> None:

@@ -17,12 +17,13 @@ from chain_adapters.conformance_market import Market
 from chain_adapters.memory import connect
 from chain_adapters.memory.chain import NUMBER, ONE_TIME_VALUE
 from chain_adapters.memory.rig import MemoryRig
+from chain_adapters.protocol import ChainUnavailable
 from services.chain_worker.chain_loop import ChainConfiguration, ChainLoop
 from services.chain_worker.command import chain_configurations
 from services.chain_worker.metrics import WorkerMetrics
 from services.chain_worker.settings import WorkerSettings
 from services.settings import SettingsError, load_settings, shown_value
-from stockledger.v1.chains_pb2 import RegisterChainRequest
+from stockledger.v1.chains_pb2 import GetChainResponse, RegisterChainRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,6 +71,33 @@ def test_a_chain_that_fails_leaves_the_others_alone() -> None:
         assert figure(metrics, "up", rig.chain) == 1
         assert (figure(metrics, "transactions_sent_total", rig.chain) or 0) >= 1
         assert figure(metrics, "reconciled_time_seconds", rig.chain)
+
+
+class ToldAfter(threading.Event):
+    """An event that is set once it has been waited for so often, without any waiting."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+        self._count = count
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout or 0.0)
+        if len(self.waits) == self._count:
+            self.set()
+        return self.is_set()
+
+
+@pytest.mark.parametrize(("asked", "waits"), [(1.0, [0.1, 0.2, 0.4]), (30.0, [30.0, 30.0, 30.0])])
+def test_a_node_that_asks_for_a_pause_gets_it(asked: float, waits: list[float]) -> None:
+    def connect(_: Any) -> Any:
+        raise ChainUnavailable("memory:1", "429", retry_after_seconds=asked)
+
+    told = ToldAfter(3)
+    configuration = ChainConfiguration("memory:1", ("http://a:1",), {}, {}, poll_seconds=1.0, reconcile_seconds=1.0)
+    answer = GetChainResponse()
+    ChainLoop(lambda _: answer, "kit", configuration, WorkerMetrics(), connect=connect).run(told)
+    assert told.waits == pytest.approx(waits)
 
 
 @pytest.mark.parametrize(
