@@ -42,15 +42,18 @@ from stockledger.v1.chains_pb2 import (
     Instruction,
     InstructionState,
     ListInstructionsRequest,
+    ListMultiplierChangesRequest,
     ListPlacesRequest,
     ListTransactionsRequest,
+    MultiplierChange,
     OpenTransaction,
     RegisterChainRequest,
     RegisterDeploymentRequest,
     RegisterDepositAddressesRequest,
     SetChainKeyRequest,
 )
-from stockledger.v1.instruments_pb2 import Backing, InstrumentKind, RegisterInstrumentRequest, SetMultiplierRequest
+from stockledger.v1.corporate_actions_pb2 import AnnounceActionRequest
+from stockledger.v1.instruments_pb2 import ActionMethod, Backing, InstrumentKind, RegisterInstrumentRequest, SetMultiplierRequest
 from stockledger.v1.issuance_pb2 import IssueUnitsRequest
 from stockledger.v1.reserves_pb2 import EvidenceKind, OpenCustodyAccountRequest, RecordEvidenceRequest, RegisterCustodianRequest
 from stockledger.v1.transfers_pb2 import ForceTransferRequest, TransferUnitsRequest
@@ -157,10 +160,14 @@ class Market:
             self.do(BindWalletRequest(account=wallet, holder=holder, signature=signature))
         return wallet
 
-    def open_omnibus(self, decimals: int) -> Omnibus:
-        """Hold somebody else's token: in a hot wallet, and at an address that stands for book:bob."""
+    def open_omnibus(self, decimals: int, before: Callable[[Omnibus], None] = lambda _: None) -> Omnibus:
+        """Hold somebody else's token: in a hot wallet, and at an address that stands for book:bob.
+
+        `before` does what happens on chain before the ledger knows of any of it.
+        """
         foreign = self.rig.make_foreign_token(FOREIGN, decimals)
         hot, deposit = self.rig.make_wallet(), self.rig.make_wallet()
+        before(Omnibus(foreign.token, hot, deposit))
         self.do(
             RegisterInstrumentRequest(
                 symbol=FOREIGN,
@@ -213,6 +220,24 @@ class Market:
 
     def set_multiplier(self, expected: int, multiplier: int) -> None:
         self.do(SetMultiplierRequest(instrument=SYMBOL, expected_multiplier=str(expected), multiplier=str(multiplier), cause="split"))
+
+    def second_ahead(self, seconds: int) -> int:
+        """Return a whole second so far ahead of both the ledger's clock and the chain's, in microseconds since 1970."""
+        now_us = max(time.time_ns() // 1000, self.connect().finalised().time.ToMicroseconds())
+        return (now_us // 1_000_000 + seconds) * 1_000_000
+
+    def announce_split(self, action: str, execution_us: int, new_shares: int) -> None:
+        """Announce a split by the multiplier, so that chains are told ahead of it."""
+        request = AnnounceActionRequest(action=action, instrument=SYMBOL, method=ActionMethod.ACTION_METHOD_MULTIPLIER)
+        request.ex_date = request.record_date = request.payment_date = utc_text(execution_us)[:10]
+        request.execution_time.FromMicroseconds(execution_us)
+        request.terms.stock_split.new_shares, request.terms.stock_split.old_shares = new_shares, 1
+        self.do(request)
+
+    def in_force(self, instrument: str = SYMBOL) -> list[MultiplierChange]:
+        """Return what the ledger says took effect on the chain, in order."""
+        request = ListMultiplierChangesRequest(instrument=instrument, place=self.rig.chain)
+        return list(items_of(self.call, request, "multiplier_changes"))
 
     def units(self, account: str) -> int:
         """Return what the ledger says an account holds."""

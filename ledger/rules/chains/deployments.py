@@ -10,6 +10,7 @@ the projection.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
 from ledger import records
@@ -24,6 +25,7 @@ from stockledger.v1.chains_pb2 import (
     AmendDeploymentRequest,
     AmendDeploymentResponse,
     ChainCapability,
+    ChainMultiplier,
     Deployment,
     DeploymentAmended,
     DeploymentKind,
@@ -195,7 +197,19 @@ def _record_of(deployment: Deployment) -> records.Deployment:
         dust_raw=int(deployment.dust_raw or 0),
         observed_multiplier=int(deployment.observed_multiplier or 0),
         paused_operations=frozenset(deployment.paused_operations),
+        chain_multiplier=int(deployment.chain_multiplier.multiplier) if deployment.HasField("chain_multiplier") else -1,
+        chain_next_multiplier=int(deployment.chain_multiplier.next_multiplier or 0),
+        chain_next_time_us=deployment.chain_multiplier.next_effective_time.ToMicroseconds(),
     )
+
+
+def multiplier_message(deployment: records.Deployment) -> ChainMultiplier:
+    """Return how the multiplier of a deployment stands on its chain."""
+    message = ChainMultiplier(token=deployment.token, multiplier=str(deployment.chain_multiplier))
+    if deployment.chain_next_multiplier:
+        message.next_multiplier = str(deployment.chain_next_multiplier)
+        message.next_effective_time.FromMicroseconds(deployment.chain_next_time_us)
+    return message
 
 
 def deployment_message(deployment: records.Deployment) -> Deployment:
@@ -214,6 +228,7 @@ def deployment_message(deployment: records.Deployment) -> Deployment:
         dust_raw=str(deployment.dust_raw) if deployment.dust_raw else "",
         observed_multiplier=str(deployment.observed_multiplier) if deployment.observed_multiplier else "",
         paused_operations=sorted(deployment.paused_operations),  # type: ignore[arg-type]
+        chain_multiplier=multiplier_message(deployment) if deployment.chain_multiplier >= 0 else None,
     )
     if deployment.units_per_withdrawal_max or deployment.units_per_day_max:
         message.withdrawal_limits.units_per_withdrawal_max = deployment.units_per_withdrawal_max
@@ -222,7 +237,7 @@ def deployment_message(deployment: records.Deployment) -> Deployment:
 
 
 def evolve_registered(state: State, event: DeploymentRegistered, decided: Decided) -> None:
-    record = _record_of(event.deployment)
+    record = dataclasses.replace(_record_of(event.deployment), registered_time_us=decided.decision_time_us)
     key = (record.instrument, record.chain)
     state.put(state.deployments, key, record)
     state.put(state.deployment_of_token, record.token, key)
@@ -295,8 +310,9 @@ def _amended(deployment: records.Deployment, command: AmendDeploymentRequest) ->
 
 
 def evolve_amended(state: State, event: DeploymentAmended, decided: Decided) -> None:
-    record = _record_of(event.deployment)
-    state.put(state.deployments, (record.instrument, record.chain), record)
+    key = (event.deployment.instrument, event.deployment.chain)
+    record = dataclasses.replace(_record_of(event.deployment), registered_time_us=state.deployments[key].registered_time_us)
+    state.put(state.deployments, key, record)
 
 
 COMMANDS: dict[type[Any], tuple[Any, type[Any]]] = {
