@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from stockledger.v1.chains_pb2 import ChainCapability
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    import random
+    from collections.abc import Collection, Mapping
 
     from chain_adapters.protocol import ChainAdapter
     from stockledger.v1.chains_pb2 import ChainKey, Deployment
@@ -153,3 +154,19 @@ class Rig(ABC):
     @abstractmethod
     def controls(self, token: str, accounts: Collection[str] = ()) -> Controls:
         """Return how the token stands."""
+
+
+class WorkedRig(Rig):
+    """A rig on which `stockledger work` can be let loose as a process of its own, and killed."""
+
+    @abstractmethod
+    def key_texts(self) -> Collection[str]:
+        """Return the secrets of the ledger's keys, as files that `chain_keys` names have them."""
+
+    @abstractmethod
+    def options(self) -> Mapping[str, str]:
+        """Return what `chain_options` must say of the chain, once its tokens are made."""
+
+    @abstractmethod
+    def tick(self, chance: random.Random) -> None:
+        """Let the chain go on by a block or so, and now and then fork short of finality."""

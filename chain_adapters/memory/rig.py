@@ -14,20 +14,24 @@ from chain_adapters.memory.node import MemoryNode
 from chain_adapters.memory.payloads import MemorySigner
 from chain_adapters.memory.token import OWNER, Token
 from chain_adapters.protocol import ChainSettings
-from chain_adapters.rig import EVERY_CAPABILITY, Controls, Rig
+from chain_adapters.rig import EVERY_CAPABILITY, Controls, WorkedRig
 from ledger import caip
 from stockledger.v1.chains_pb2 import ChainCapability, ChainKey, ChainKeyRole, Deployment, DeploymentKind
 from stockledger.v1.common_pb2 import Operation
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    import random
+    from collections.abc import Collection, Mapping
 
 COINS: Final = 10**9
+FORK_SHARE: Final = 0.05
+FORGOTTEN_SHARE: Final = 0.5
+"""How often a tick forks, and how often what was in such blocks does not wait for another."""
 _OWN_FEES: Final = 1_000_000
 """What others pay, so that no rise of fees stops them."""
 
 
-class MemoryRig(Rig):
+class MemoryRig(WorkedRig):
     """A chain of this process, its node behind HTTP on loopback, so that a process that is killed leaves it alone."""
 
     def __init__(self, chain: str = "memory:1", *, sequences: str = NUMBER, seed: int = 0) -> None:
@@ -184,6 +188,19 @@ class MemoryRig(Rig):
     def raise_fees(self) -> bool:
         self.memory.base_fee *= 10
         return True
+
+    # ---- what a worker of its own process is given ----------------------------------------------------------------------------------
+
+    def key_texts(self) -> Collection[str]:
+        return [signer.seed.hex() for signer in self.signers.values()]
+
+    def options(self) -> Mapping[str, str]:
+        return {}
+
+    def tick(self, chance: random.Random) -> None:
+        self.memory.produce()
+        if chance.random() < FORK_SHARE:
+            self.memory.reorganise(self.memory.finality_blocks, forget=chance.random() < FORGOTTEN_SHARE)
 
     # ---- a look of its own ----------------------------------------------------------------------------------------------------------
 

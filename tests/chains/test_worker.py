@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("sequences", [NUMBER, ONE_TIME_VALUE])
 def test_a_worker_killed_at_random_does_everything_once(tmp_path: Path, sequences: str) -> None:
-    crash_worker(tmp_path, instructions=80, kills=6, seed=11, sequences=sequences)
+    with MemoryRig(sequences=sequences, seed=11) as rig:
+        crash_worker(rig, tmp_path, instructions=60, kills=4, seed=11)
 
 
 def loop_of(market: Market, rig: MemoryRig, metrics: WorkerMetrics) -> ChainLoop:

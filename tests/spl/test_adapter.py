@@ -35,15 +35,19 @@ from chain_adapters.protocol import (
 from chain_adapters.spl import programs, token_2022
 from chain_adapters.spl.adapter import connect
 from chain_adapters.spl.addresses import TOKEN_2022_PROGRAM, chain_id
+from chain_adapters.spl.fees import PriceRange
 from chain_adapters.spl.multiplier import SCALE, encode_multiplier
+from chain_adapters.spl.signing import ChainSigner
 from ledger import LedgerError
 from stockledger.v1.chains_pb2 import (
+    ChainCapability,
     ChainFailure,
     ChainKey,
     ChainKeyRole,
     ChainPosition,
     DeathProof,
     Deployment,
+    DeploymentKind,
     Instruction,
     InstructionKind,
     ObservationKind,
@@ -74,12 +78,6 @@ MINT, BURN, FORCE, FREEZE, PAUSE, MULTIPLIER, ANCHOR, SEND = (
 )
 
 
-class NamedSigner:
-    def __init__(self, chain, signer):
-        self.account = f"{chain}:{signer.public_key}"
-        self.sign = signer.sign
-
-
 class World:
     """A token, an adapter, and what the log would know: open transactions and the cursor."""
 
@@ -89,7 +87,7 @@ class World:
         self.chain = chain_id(chain.client.genesis_hash())
         self.keys = {"payer": chain.key(10_000_000_000), "reporter": chain.key()}
         self.keys |= {name: getattr(self.token, name) for name in ("minter", "guard", "delegate", "scaler")}
-        named = [NamedSigner(self.chain, signer) for signer in self.keys.values()]
+        named = [ChainSigner(self.chain, signer) for signer in self.keys.values()]
         options = {"nonces": "4", **options}
         signers = {one.account: one for one in named}
         self.settings = ChainSettings(self.chain, (chain.node.rpc_url,), signers, ledger="acme", options=options)
@@ -193,7 +191,10 @@ def test_what_the_chain_and_the_token_can_do(world):
     described = world.adapter.describe()
     assert (described.chain, described.instructions_per_transaction_max) == (world.chain, 12)
     assert described.node.startswith("solana-core ")
-    assert world.adapter.inspect(world.deployment) == described.capabilities
+    send = {ChainCapability.CHAIN_CAPABILITY_SEND}
+    assert world.adapter.inspect(world.deployment) == described.capabilities - send
+    foreign = Deployment(token=world.caip19, decimals=8, kind=DeploymentKind.DEPLOYMENT_KIND_OMNIBUS)
+    assert world.adapter.inspect(foreign) == send
     for change, words in [
         ({"decimals": 6}, "has 8 decimals, registered are 6"),
         ({"token": f"{world.chain}/token:{Keypair().pubkey()}"}, "no mint of Token-2022"),
@@ -452,7 +453,7 @@ def test_keys_and_coin(world, alice):
     state = ProjectionState([world.deployment], retired, [], world.cursor)
     assert world.adapter.prepare([mint], state).waiting == {mint.instruction: ChainFailure.CHAIN_FAILURE_KEY_WITHOUT_ROLE}
     poor = World(world.node, priority_microlamports="1000000", priority_max="1000000000000")
-    poor.adapter._price_min = 10**12
+    poor.adapter._prices = PriceRange(10**12, 10**12)
     with contextlib.closing(poor.adapter), pytest.raises(FundsInsufficient, match="needed"):
         poor.adapter.prepare([poor.instruction(MINT, 10, destination=alice)], poor.state)
 

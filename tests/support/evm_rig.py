@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Collection
+import random
+from collections.abc import Collection, Mapping
 from typing import Any, Final, Self
 
 from eth_account import Account
@@ -21,11 +22,13 @@ from chain_adapters.evm.deployment import plan_anchor, plan_reserve_feed, plan_t
 from chain_adapters.evm.keys import LocalSigner
 from chain_adapters.evm.steps import PAUSES
 from chain_adapters.protocol import ChainSettings
-from chain_adapters.rig import EVERY_CAPABILITY, Controls, Rig
+from chain_adapters.rig import EVERY_CAPABILITY, Controls, WorkedRig
 from stockledger.v1.chains_pb2 import ChainCapability, ChainKey, ChainKeyRole, Deployment, DeploymentKind
 
 GWEI: Final = 10**9
 COINS: Final = 10**21
+FORK_SHARE: Final = 0.05
+"""How often a tick takes the newest block out of the chain, with what is in it."""
 SIGNING: Final = {
     "MINTER": "minter",
     "BURNER": "forced_burner",
@@ -38,7 +41,7 @@ SIGNING: Final = {
 """Who signs for each role of the ledger; who pauses ends pauses too."""
 
 
-class EvmRig(Rig):
+class EvmRig(WorkedRig):
     """One node, where a block is final when two stand on it."""
 
     def __init__(self) -> None:
@@ -53,7 +56,8 @@ class EvmRig(Rig):
         self.node = self._stack.enter_context(evm_node("--slots-in-an-epoch", "1"))
         self.node_url = self.node.url
         self.market = Market(self.node)
-        self.signers = {role: LocalSigner(self.chain, secret_of(list(self.market.addresses).index(name))) for role, name in SIGNING.items()}
+        self._secrets = {role: secret_of(list(self.market.addresses).index(name)) for role, name in SIGNING.items()}
+        self.signers = {role: LocalSigner(self.chain, secret) for role, secret in self._secrets.items()}
         alice = self.market["alice"]
         self.bad_accounts = (f"{self.chain}:0x{alice[2:].swapcase()}", f"{self.chain}:0x12", f"eip155:1:{alice}", "book:alice")
         return self
@@ -178,6 +182,20 @@ class EvmRig(Rig):
         self.node.call("anvil_setNextBlockBaseFeePerGas", hex(100 * GWEI))
         self.node.call("anvil_mine", "0x1")
         return True
+
+    # What a worker of its own process is given
+
+    def key_texts(self) -> Collection[str]:
+        return [secret.hex() for secret in self._secrets.values()]
+
+    def options(self) -> Mapping[str, str]:
+        return self._options
+
+    def tick(self, chance: random.Random) -> None:
+        if chance.random() < FORK_SHARE:
+            self.reorganise()
+        else:
+            self.node.call("anvil_mine", "0x1")
 
     # A look of its own
 
