@@ -212,6 +212,8 @@ class Subscription:
     fills: tuple[Fill, ...] = ()
     last: bool = False
     """True once no fill can follow; the record goes when all fills are settled."""
+    receiving_account: str = ""
+    """A wallet where its units are minted; empty: `account`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -503,7 +503,11 @@ MAKERS: dict[type[Any], Callable[[Draw, Any], Any]] = {
         instrument=paper(draw), account=name(draw, state), units=few(draw, 1000)
     ),
     _S.RequestSubscriptionRequest: lambda draw, state: _S.RequestSubscriptionRequest(
-        instrument=paper(draw), account=name(draw, state), cash_instrument=money(draw), cash_units=few(draw, 300)
+        instrument=paper(draw),
+        account=name(draw, state),
+        cash_instrument=money(draw),
+        cash_units=few(draw, 300),
+        receiving_account=draw(st.sampled_from(["", "", *CHAIN_WALLETS])),
     ),
     _S.FillSubscriptionRequest: lambda draw, state: _S.FillSubscriptionRequest(
         subscription=number_in(draw, state.subscriptions),
