@@ -673,6 +673,19 @@ class _Others(_Base):
         market.check({first: 970})
         assert market.units(f"divergence:{market.rig.chain}") == 30
 
+    def test_whom_others_bar_is_told(self, market: Market) -> None:
+        first, second = market.wallets
+        market.transfer("book:alice", first, 1000)
+        market.settle()
+        if not market.rig.bar(market.token, second):
+            pytest.skip("the chain refuses nobody")
+        market.settle()
+        (told,) = market.divergences()
+        assert (told.kind, told.account) == (DivergenceKind.DIVERGENCE_KIND_CONTROL_UNDECIDED, second)
+        market.transfer("book:alice", second, 50)
+        market.settle()
+        market.check({first: 1000, second: 0, "book:alice": UNITS - 1000})
+
     def test_somebody_elses_token_in_wallets_of_ours(self, market: Market) -> None:
         """Deposits with dust, one of nobody known, a sweep and a withdrawal; the wallets are the reserve of the book."""
         scale = 10**4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import hashlib
 import importlib.metadata
 import tomllib
@@ -13,9 +14,10 @@ from evm_market import MULTIPLIER, Market
 from evm_node import CHAIN_ID, ROOT
 from evm_world import CHAIN, DEPTH, World
 
+from chain_adapters.evm import roles
 from chain_adapters.evm.adapter import connect
 from chain_adapters.evm.codec import encode_call
-from chain_adapters.evm.deployment import plan_token
+from chain_adapters.evm.deployment import plan_issuer, plan_token
 from chain_adapters.fault_proxy import FAULTS, FaultProxy
 from chain_adapters.protocol import (
     ENTRY_POINTS,
@@ -46,6 +48,7 @@ from stockledger.v1.common_pb2 import Operation
 from stockledger.v1.reserves_pb2 import Reserve
 
 K = ObservationKind
+NATIVE = DeploymentKind.DEPLOYMENT_KIND_NATIVE
 
 
 @pytest.fixture
@@ -326,6 +329,45 @@ def test_code_and_its_owner_are_seen_to_change(world: World):
     world.mine(DEPTH + 1)
     (seen,), _ = world.read()
     assert (seen.kind, seen.subject, seen.value) == (K.OBSERVATION_KIND_AUTHORITY, "code", market.plan.code)
+
+
+def test_what_the_deny_list_does_is_seen_once_for_all_tokens(world: World):
+    market = world.market
+    other = market.run_steps(plan_token(market.plan, market.terms("OTHR"))).address
+    world.deployments.append(Deployment(chain=CHAIN, instrument="OTHR", token=f"{CHAIN}/erc20:{other}", decimals=8, kind=NATIVE))
+    world.mine(DEPTH + 1)
+    world.read()
+    receipt = market.deny("bob", "carol")
+    market.as_owner("bridge", "crosschainMint(address,uint256)", "mallory", 10)
+    market.allow("bob")
+    market.send("admin", market.plan.deny_list, encode_call("DenyList", "grantRole(bytes32,address)", roles.ENFORCER, market["mallory"]))
+    world.mine(DEPTH + 1)
+    seen, landed = world.read()
+    assert kinds(seen) == ["BAR", "BAR", "MINT", "BAR", "AUTHORITY"]
+    bars = [one for one in seen if one.kind == K.OBSERVATION_KIND_BAR]
+    assert [(one.source, one.value) for one in bars] == [(world.at("bob"), "true"), (world.at("carol"), "true"), (world.at("bob"), "false")]
+    assert {(one.token, one.subject) for one in bars} == {("", f"deny list {market.plan.deny_list}")}
+    assert (bars[0].transaction, bars[0].number, bars[0].instruction) == (receipt.hash, receipt.block, "")
+    assert (seen[-1].token, seen[-1].subject, seen[-1].value) == ("", f"ENFORCER of deny list {market.plan.deny_list}", market["mallory"])
+    assert landed == []
+
+
+def test_the_deny_list_is_read_until_other_code_asks_another(world: World):
+    market = world.market
+    plan = plan_issuer(dataclasses.replace(market.issuer(), enforcer=market["mallory"]))
+    market.run_steps(*plan.steps)
+    denied = encode_call("DenyList", "deny(bytes32,address[],bytes)", market.id(), [market["bob"]], b"x")
+    market.send("mallory", plan.deny_list, denied)
+    market.deny("carol")
+    market.send("upgrader", market.plan.beacon, encode_call("TokenBeacon", "upgradeTo(address)", plan.code))
+    world.mine(DEPTH + 1)
+    seen, _ = world.read()
+    assert [one.source for one in seen if one.subject == f"deny list {market.plan.deny_list}"] == [world.at("carol")]
+    market.send("mallory", plan.deny_list, encode_call("DenyList", "deny(bytes32,address[],bytes)", market.id(), [market["alice"]], b"x"))
+    market.deny("alice")
+    world.mine(DEPTH + 1)
+    seen, _ = world.read()
+    assert [(one.source, one.subject) for one in seen] == [(world.at("alice"), f"deny list {plan.deny_list}")]
 
 
 def test_the_reserve_is_told_and_a_checkpoint_kept(market: Market):

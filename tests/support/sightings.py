@@ -97,13 +97,15 @@ def _land(draw: Any, state: Any, opened: Any, found: Any) -> None:
 def _of_others(draw: Any, state: Any, chain: str, token: str) -> chains_pb2.Observation:
     kinds = [*ObservationKind.values()[1:], *[ObservationKind.OBSERVATION_KIND_TRANSFER] * 9]
     ends, kind = st.sampled_from(names_at(state, chain)), draw(st.sampled_from(kinds))
-    values = ["true", "false"] if kind == ObservationKind.OBSERVATION_KIND_FREEZE else [str(10**18), "0"]
+    flags = (ObservationKind.OBSERVATION_KIND_FREEZE, ObservationKind.OBSERVATION_KIND_BAR)
+    values = ["true", "false"] if kind in flags else [str(10**18), "0"]
+    of_all = kind in (ObservationKind.OBSERVATION_KIND_AUTHORITY, ObservationKind.OBSERVATION_KIND_BAR)
     return chains_pb2.Observation(
         kind=kind,
         old_value=draw(st.sampled_from([str(10**18), "0", str(2 * 10**18)])),
         effective_time=_MOMENT,
         time=_MOMENT,
-        token=token,
+        token=draw(st.sampled_from([token, ""])) if of_all else token,
         transaction="0xothers",
         source=draw(ends),
         destination=draw(ends),

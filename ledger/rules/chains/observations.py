@@ -36,7 +36,7 @@ from ledger.rules.chains.endings import (
 )
 from ledger.rules.chains.in_force import expected_multiplier, held_together, is_encoding_of, keep_seen, with_chain_multiplier
 from ledger.rules.chains.omnibus import is_ours, omnibus_reserve
-from ledger.rules.chains.places import OMNIBUS, move, raw_of_units
+from ledger.rules.chains.places import NATIVE, OMNIBUS, move, raw_of_units
 from ledger.rules.chains.projection import ISSUANCE_NAME, paused_operations
 from ledger.rules.chains.ranges import check_range
 from ledger.rules.chains.sequences import sequence_text
@@ -149,6 +149,9 @@ def decide_observe(state: State, command: RecordObservationsRequest, context: Co
 
 
 def _observe(walk: Walk, ours: _Ours, seen: Observation) -> None:
+    if not seen.token:
+        _control_of_all(walk, seen)
+        return
     deployment = walk.state.deployments[walk.state.deployment_of_token[seen.token]]
     if seen.kind not in MOVEMENTS:
         _control(walk, ours, seen, deployment)
@@ -435,6 +438,34 @@ def _control(walk: Walk, ours: _Ours, seen: Observation, deployment: Deployment)
         _tell(walk, seen, deployment, DivergenceKind.DIVERGENCE_KIND_CONTROL_UNDECIDED, expected=expected, found=found)
 
 
+def _control_of_all(walk: Walk, seen: Observation) -> None:
+    """Note what all tokens of ours go by. It is told of the chain; where it must halt tokens, of each of them."""
+    walk.add(effect=ObservedEffect(observation=seen))
+    expected, found, agrees = _wanted_of_all(seen)
+    if agrees:
+        return
+    there = [each for _, each in sorted(walk.state.deployments.items()) if each.chain == walk.chain.chain]
+    halted = [each.instrument for each in there if each.kind == NATIVE and each.halt_on_divergence]
+    for instrument in halted or [""]:
+        kind = DivergenceKind.DIVERGENCE_KIND_CONTROL_UNDECIDED
+        walk.raiser.tell(
+            kind,
+            expected=expected,
+            found=found,
+            instrument=instrument,
+            account=seen.source,
+            number=seen.number,
+            transaction=seen.transaction,
+        )
+
+
+def _wanted_of_all(seen: Observation) -> tuple[str, str, bool]:
+    """Return what the ledger has of what it never sets, what was seen, and whether they agree."""
+    if seen.kind == ObservationKind.OBSERVATION_KIND_BAR:
+        return "not barred", f"barred by {seen.subject}", seen.value == "false"
+    return "unchanged", f"{seen.subject}: {seen.value or 'nobody'}", False
+
+
 def _wanted(state: State, seen: Observation, deployment: Deployment) -> tuple[str, str, bool]:
     """Return what the ledger has of something a chain is set to, what was seen, and whether they agree."""
     instrument, kind = state.instruments[deployment.instrument], seen.kind
@@ -453,7 +484,7 @@ def _wanted(state: State, seen: Observation, deployment: Deployment) -> tuple[st
     elif kind == ObservationKind.OBSERVATION_KIND_ALLOTMENT:
         expected, found = str(deployment.allotment_units), seen.raw
     else:
-        return "unchanged", f"{seen.subject}: {seen.value or 'nobody'}", False
+        return _wanted_of_all(seen)
     return expected, found, expected == found
 
 
@@ -482,6 +513,8 @@ def evolve_observed(state: State, event: RangeObserved, decided: Decided) -> Non
 
 
 def _book_effect(state: State, chain: str, effect: ObservedEffect) -> None:
+    if not effect.instrument:
+        return  # of all tokens: it is noted, and nothing is kept
     instrument, seen = state.instruments[effect.instrument], effect.observation
     for movement in effect.movements:
         move(state, instrument, movement.source, movement.destination, movement.units)

@@ -42,9 +42,12 @@ _TRANSFER, _MINT, _BURN = (
 _FREEZE, _FREEZE_UNITS = ObservationKind.OBSERVATION_KIND_FREEZE, ObservationKind.OBSERVATION_KIND_FREEZE_UNITS
 _MULTIPLIER, _ALLOTMENT = ObservationKind.OBSERVATION_KIND_MULTIPLIER, ObservationKind.OBSERVATION_KIND_ALLOTMENT
 _IN_FORCE = ObservationKind.OBSERVATION_KIND_MULTIPLIER_IN_FORCE
-_WITH_SOURCE: Final = frozenset({_TRANSFER, _BURN, _FREEZE, _FREEZE_UNITS})
+_AUTHORITY, _BAR = ObservationKind.OBSERVATION_KIND_AUTHORITY, ObservationKind.OBSERVATION_KIND_BAR
+_WITH_SOURCE: Final = frozenset({_TRANSFER, _BURN, _FREEZE, _FREEZE_UNITS, _BAR})
 _WITH_DESTINATION: Final = frozenset({_TRANSFER, _MINT})
 _WITH_RAW: Final = frozenset({_TRANSFER, _MINT, _BURN, _FREEZE_UNITS, _ALLOTMENT})
+_WITHOUT_TOKEN: Final = frozenset({_AUTHORITY, _BAR})
+"""What may concern all tokens of ours at once."""
 
 
 def _malformed(field: str, message: str, value: object) -> Exception:
@@ -76,7 +79,7 @@ def _check_account(state: State, field: str, name: str, chain: str) -> None:
 
 def _check_observation(state: State, seen: Observation, chain: str) -> None:
     kind = check_enum("kind", seen.kind, ObservationKind)
-    if parse_token("token", seen.token).chain != chain:
+    if (seen.token or kind not in _WITHOUT_TOKEN) and parse_token("token", seen.token).chain != chain:
         raise _malformed("token", f"{seen.token!r} is not on {chain}", seen.token)
     if seen.transaction or kind != _IN_FORCE:
         check_text("transaction", seen.transaction, TRANSACTION_LENGTH_MAX)
@@ -94,9 +97,9 @@ def _check_observation(state: State, seen: Observation, chain: str) -> None:
         check_raw("old_value", seen.old_value)
         time_us("effective_time", seen.effective_time)
         time_us("time", seen.time)
-    if kind == _FREEZE and seen.value not in {"true", "false"}:
+    if kind in (_FREEZE, _BAR) and seen.value not in {"true", "false"}:
         raise _malformed("value", f"{seen.value!r} is neither true nor false", seen.value)
-    if kind == ObservationKind.OBSERVATION_KIND_AUTHORITY:
+    if kind in (_AUTHORITY, _BAR):
         check_text("subject", seen.subject)
     for field, text in (("subject", seen.subject), ("value", seen.value), ("raw", seen.raw), ("old_value", seen.old_value)):
         check_length(field, text)
@@ -160,7 +163,7 @@ def check_range(state: State, seen: ObservedRange) -> tuple[records.Chain, recor
     _check_not_too_many("landed", len(seen.landed))
     _check_not_too_many("satisfied_instructions", len(seen.satisfied_instructions))
     chain = find_chain(state, seen.chain)
-    for token in (*(each.token for each in seen.observations), *(each.token for each in seen.multipliers)):
+    for token in (*(each.token for each in seen.observations if each.token), *(each.token for each in seen.multipliers)):
         if token not in state.deployment_of_token:
             message = f"the token {token} is of no deployment on {chain.chain}"
             raise refusal(Reason.REASON_DEPLOYMENT_NOT_FOUND, message, chain=chain.chain, token=token)

@@ -391,6 +391,8 @@ class _ObservationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Obser
     """`value` took the place of `old_value` as the multiplier in force, as it was set to: the first block or slot at or after `effective_time`, before anything else in it, or right
     after the MULTIPLIER that set it for a time not ahead. A chain itself tells nothing then; the reader tells it by the chain's clock.
     """
+    OBSERVATION_KIND_BAR: _ObservationKind.ValueType  # 11
+    """`source` takes part in nothing any more by `subject` (a list), or may again: `value` is "true" or "false". The ledger bars nobody."""
 
 class ObservationKind(_ObservationKind, metaclass=_ObservationKindEnumTypeWrapper):
     """What was seen on a chain."""
@@ -419,6 +421,8 @@ OBSERVATION_KIND_MULTIPLIER_IN_FORCE: ObservationKind.ValueType  # 10
 """`value` took the place of `old_value` as the multiplier in force, as it was set to: the first block or slot at or after `effective_time`, before anything else in it, or right
 after the MULTIPLIER that set it for a time not ahead. A chain itself tells nothing then; the reader tells it by the chain's clock.
 """
+OBSERVATION_KIND_BAR: ObservationKind.ValueType  # 11
+"""`source` takes part in nothing any more by `subject` (a list), or may again: `value` is "true" or "false". The ledger bars nobody."""
 Global___ObservationKind: _TypeAlias = ObservationKind  # noqa: Y015
 
 class _Breach:
@@ -1340,7 +1344,7 @@ class Observation(_message.Message):
     kind: Global___ObservationKind.ValueType
     """What. Example: OBSERVATION_KIND_TRANSFER."""
     token: _builtins.str
-    """CAIP-19 id of the token. Example: "eip155:1/erc20:0x9d275685dC284C8eB1C79f6ABA7a63Dc75ec890a"."""
+    """CAIP-19 id of the token; empty, of a BAR or AUTHORITY: what all tokens of ours there go by. Example: "eip155:1/erc20:0x9d275685dC284C8eB1C79f6ABA7a63Dc75ec890a"."""
     transaction: _builtins.str
     """Id of its transaction; empty: none, for MULTIPLIER_IN_FORCE once its time has come. Example: "0x5c50..."."""
     number: _builtins.int
@@ -1354,9 +1358,9 @@ class Observation(_message.Message):
     raw: _builtins.str
     """Raw units of the token before any multiplier, decimal, up to 256 bits. Example: "150000000"."""
     subject: _builtins.str
-    """AUTHORITY. Example: "MINTER_ROLE"."""
+    """AUTHORITY, BAR. Example: "MINTER_ROLE"."""
     value: _builtins.str
-    """FREEZE, MULTIPLIER, AUTHORITY, MULTIPLIER_IN_FORCE. Example: "10000000000000000000"."""
+    """FREEZE, MULTIPLIER, AUTHORITY, BAR, MULTIPLIER_IN_FORCE. Example: "10000000000000000000"."""
     encoding: _builtins.bytes
     """MULTIPLIER: its encoding on chain, as read. Example: 0x0000000000002440."""
     instruction: _builtins.str
@@ -1503,7 +1507,7 @@ class ObservedEffect(_message.Message):
     BREACHES_FIELD_NUMBER: _builtins.int
     DUST_RAW_FIELD_NUMBER: _builtins.int
     instrument: _builtins.str
-    """The instrument. Example: "AAPLx"."""
+    """The instrument; empty: of no token. Example: "AAPLx"."""
     dust_raw: _builtins.str
     """Dust of the deployment from now on, decimal; absent: unchanged. Example: "4200000000"."""
     @_builtins.property
