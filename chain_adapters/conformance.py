@@ -710,6 +710,27 @@ class _Others(_Base):
         assert not market.divergences()
         assert [each.divergence_count for each in market.reconcile()] == [0, 0]
 
+    def test_wallets_of_ours_that_hold_some_already_are_taken_over(self, market: Market) -> None:
+        """What they hold is measured, registered with them, and confirmed; from then on it is spent like any other."""
+        scale = 10**4
+
+        def hold_before(ours: Omnibus) -> None:
+            market.rig.mint_behind(ours.token, ours.hot, 9 * scale + 6)
+            market.rig.mint_behind(ours.token, ours.deposit, 5 * scale + 7)
+
+        ours = market.open_omnibus(DECIMALS + 4, hold_before, taken_over=True)
+        assert market.books.holding(FOREIGN, f"unattributed:{market.rig.chain}") == 9
+        assert market.books.holding(FOREIGN, "book:bob") == 5
+        assert market.books.holding(FOREIGN, "ledger:external") == -14
+        market.settle()
+        assert [each.divergence_count for each in market.reconcile()] == [0, 0]
+        market.do(TransferUnitsRequest(instrument=FOREIGN, source="book:bob", destination=market.wallets[1], units=3))
+        market.settle()
+        assert market.rig.holding(ours.token, market.wallets[1]) == 3 * scale
+        assert market.books.holding(FOREIGN, "ledger:external") == -11
+        assert [each.divergence_count for each in market.reconcile()] == [0, 0]
+        assert not market.divergences()
+
     def test_an_owner_is_faster_than_our_burn(self, market: Market) -> None:
         first, second = market.wallets
         market.transfer("book:alice", first, 1000)

@@ -35,6 +35,7 @@ from stockledger.v1.chains_pb2 import (
     ChainCapability,
     ChainKeyRole,
     ChainPosition,
+    Deployment,
     DepositAddress,
     Divergence,
     FinalityRule,
@@ -46,6 +47,7 @@ from stockledger.v1.chains_pb2 import (
     ListPlacesRequest,
     ListTransactionsRequest,
     MultiplierChange,
+    OpeningHolding,
     OpenTransaction,
     RegisterChainRequest,
     RegisterDeploymentRequest,
@@ -160,10 +162,11 @@ class Market:
             self.do(BindWalletRequest(account=wallet, holder=holder, signature=signature))
         return wallet
 
-    def open_omnibus(self, decimals: int, before: Callable[[Omnibus], None] = lambda _: None) -> Omnibus:
+    def open_omnibus(self, decimals: int, before: Callable[[Omnibus], None] = lambda _: None, *, taken_over: bool = False) -> Omnibus:
         """Hold somebody else's token: in a hot wallet, and at an address that stands for book:bob.
 
-        `before` does what happens on chain before the ledger knows of any of it.
+        `before` does what happens on chain before the ledger knows of any of it. With `taken_over` the two are measured, and what they
+        hold already is registered with them.
         """
         foreign = self.rig.make_foreign_token(FOREIGN, decimals)
         hot, deposit = self.rig.make_wallet(), self.rig.make_wallet()
@@ -179,18 +182,35 @@ class Market:
                 authorised_units=10**15,
             ),
             *(SetChainKeyRequest(key=wallet, roles=[ChainKeyRole.CHAIN_KEY_ROLE_WALLET]) for wallet in (hot, deposit)),
-            RegisterDeploymentRequest(
-                chain=foreign.chain,
-                instrument=FOREIGN,
-                token=foreign.token,
-                decimals=foreign.decimals,
-                kind=foreign.kind,
-                capabilities=foreign.capabilities,
-                wallets=[hot],
-            ),
             RegisterDepositAddressesRequest(deposit_addresses=[DepositAddress(deposit_address=deposit, account="book:bob")]),
         )
+        request = RegisterDeploymentRequest(
+            chain=foreign.chain,
+            instrument=FOREIGN,
+            token=foreign.token,
+            decimals=foreign.decimals,
+            kind=foreign.kind,
+            capabilities=foreign.capabilities,
+            wallets=[hot],
+        )
+        if taken_over:
+            self._measure_openings(request, foreign, [hot, deposit])
+        self.do(request)
         return Omnibus(foreign.token, hot, deposit)
+
+    def _measure_openings(self, request: RegisterDeploymentRequest, foreign: Deployment, wallets: list[str]) -> None:
+        """Say what wallets hold already, measured at the cursor: the chain is read on to where the node's answer is from."""
+        self.rig.finalise()
+        self.read()
+        adapter = self.connect()
+        measured = adapter.measure(foreign, wallets, self.cursor())
+        reader = Reader(self.call, adapter)
+        while self.cursor().number < measured.position.number:
+            reader.read(through_number=measured.position.number)
+        request.opening_position.CopyFrom(measured.position)
+        request.opening_holdings.extend(
+            OpeningHolding(wallet=figure.account, raw=figure.raw) for figure in measured.figures if figure.account and int(figure.raw)
+        )
 
     def can(self, capability: ChainCapability.ValueType) -> bool:
         return capability in self.capabilities

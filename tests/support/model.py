@@ -205,6 +205,14 @@ class Model:
         if event.HasField("movement"):
             self.move(event.movement.instrument, event.movement.source, event.movement.destination, event.movement.units)
 
+    def deployment_registered(self, event: Any) -> None:
+        """What wallets of ours held already is owed by external."""
+        for opening in event.opening_holdings:
+            self.move(event.deployment.instrument, "ledger:external", opening.account, opening.units)
+        self.move(event.deployment.instrument, "ledger:external", "ledger:remainder", event.remainder_units)
+
+    deployment_amended = deployment_registered
+
     def deposit_attributed(self, event: Any) -> None:
         self.move(event.instrument, f"unattributed:{event.chain}", event.account, event.units)
 
@@ -322,7 +330,7 @@ WITHOUT_UNITS = frozenset({
     "custodian_registered", "custodian_key_rotated", "custody_account_opened", "evidence_recorded", "receipt_confirmed",
     "delivery_confirmed", "reserve_shortfall_raised", "reserve_shortfall_ended", "fills_rescaled", "redemption_filled",
     "action_announced", "entitlements_fixed", "action_completed", "action_cancelled", "chain_amended",
-    "deployment_registered", "deployment_amended", "chain_key_set",
+    "chain_key_set",
     "transactions_recorded", "transactions_died", "chain_reconciled", "divergence_raised", "wallet_swept", "anchor_requested",
     "multiplier_scheduled",
 })  # fmt: skip

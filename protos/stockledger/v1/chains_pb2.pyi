@@ -682,6 +682,40 @@ class ChainMultiplier(_message.Message):
 Global___ChainMultiplier: _TypeAlias = ChainMultiplier  # noqa: Y015
 
 @_typing.final
+class OpeningHolding(_message.Message):
+    """What a wallet of ours held of somebody else's token before the ledger knew of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WALLET_FIELD_NUMBER: _builtins.int
+    RAW_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    wallet: _builtins.str
+    """Wallet or deposit address of ours, CAIP-10, of which nothing is in the books yet. Example: "eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F"."""
+    raw: _builtins.str
+    """Raw units of the token, decimal, above zero. Example: "1500000000000000000"."""
+    account: _builtins.str
+    """Who is credited, in the book; empty: the account a deposit address stands for, or unattributed:<chain>. Example: "book:treasury"."""
+    units: _builtins.int
+    """In events: whole units that are credited, rounded down. Example: 150000000."""
+    def __init__(
+        self,
+        *,
+        wallet: _builtins.str = ...,
+        raw: _builtins.str = ...,
+        account: _builtins.str = ...,
+        units: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "raw", b"raw", "units", b"units", "wallet", b"wallet"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpeningHolding: _TypeAlias = OpeningHolding  # noqa: Y015
+
+@_typing.final
 class Deployment(_message.Message):
     """An instrument on a chain."""
 
@@ -1898,7 +1932,8 @@ Global___AmendChainResponse: _TypeAlias = AmendChainResponse  # noqa: Y015
 class RegisterDeploymentRequest(_message.Message):
     """Register an instrument's token on a chain. Needs approval by default. Refusals in order: FIELD_*, UNITS_OUT_OF_RANGE, TOO_MANY_ITEMS (64 wallets), INSTRUMENT_NOT_FOUND, CHAIN_NOT_FOUND,
     ALREADY_EXISTS (instrument or token on this chain), INSTRUMENT_RETIRED, STATE_UNFIT (chain retired; native token of other decimals; instrument and deployment not both omnibus),
-    AUTHORISED_EXCEEDED (allotments of all chains together).
+    AUTHORISED_EXCEEDED (allotments of all chains together); and of opening_holdings ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, PLACE_UNFIT, STATE_UNFIT (no wallet of ours, or something of it is in
+    the books), EXPECTATION_FAILED (measured beyond the cursor, or there in another history), ACTION_DUE, INSTRUMENT_HALTED, ACCOUNT_*, HOLDER_*, UNITS_OUT_OF_RANGE.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1916,6 +1951,8 @@ class RegisterDeploymentRequest(_message.Message):
     WALLETS_FIELD_NUMBER: _builtins.int
     WITHDRAWAL_LIMITS_FIELD_NUMBER: _builtins.int
     HALT_ON_DIVERGENCE_FIELD_NUMBER: _builtins.int
+    OPENING_HOLDINGS_FIELD_NUMBER: _builtins.int
+    OPENING_POSITION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUIDv7 that makes a retry safe, scoped to the principal; empty: the ledger makes one. Example: "01932b7e-7c00-7000-8000-000000000001"."""
     validate_only: _builtins.bool
@@ -1950,6 +1987,14 @@ class RegisterDeploymentRequest(_message.Message):
     def withdrawal_limits(self) -> Global___WithdrawalLimits:
         """Omnibus. Example: {units_per_day_max: 1000000000000}."""
 
+    @_builtins.property
+    def opening_holdings(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpeningHolding]:
+        """Omnibus: what wallets and deposit addresses of ours hold already, at most 100. Example: [{wallet: "eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F", raw: "1500000000000000000"}]."""
+
+    @_builtins.property
+    def opening_position(self) -> Global___ChainPosition:
+        """Where these were measured: the cursor, or before it where nothing has moved there since. Example: {number: 23456789, hash: "0x88e9..."}."""
+
     def __init__(
         self,
         *,
@@ -1966,10 +2011,12 @@ class RegisterDeploymentRequest(_message.Message):
         wallets: _abc.Iterable[_builtins.str] | None = ...,
         withdrawal_limits: Global___WithdrawalLimits | None = ...,
         halt_on_divergence: _builtins.bool = ...,
+        opening_holdings: _abc.Iterable[Global___OpeningHolding] | None = ...,
+        opening_position: Global___ChainPosition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["not_after_time", b"not_after_time", "withdrawal_limits", b"withdrawal_limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["not_after_time", b"not_after_time", "opening_position", b"opening_position", "withdrawal_limits", b"withdrawal_limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allotment_units", b"allotment_units", "capabilities", b"capabilities", "chain", b"chain", "decimals", b"decimals", "halt_on_divergence", b"halt_on_divergence", "instrument", b"instrument", "kind", b"kind", "not_after_time", b"not_after_time", "request_id", b"request_id", "token", b"token", "validate_only", b"validate_only", "wallets", b"wallets", "withdrawal_limits", b"withdrawal_limits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allotment_units", b"allotment_units", "capabilities", b"capabilities", "chain", b"chain", "decimals", b"decimals", "halt_on_divergence", b"halt_on_divergence", "instrument", b"instrument", "kind", b"kind", "not_after_time", b"not_after_time", "opening_holdings", b"opening_holdings", "opening_position", b"opening_position", "request_id", b"request_id", "token", b"token", "validate_only", b"validate_only", "wallets", b"wallets", "withdrawal_limits", b"withdrawal_limits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2008,7 +2055,8 @@ Global___RegisterDeploymentResponse: _TypeAlias = RegisterDeploymentResponse  # 
 @_typing.final
 class AmendDeploymentRequest(_message.Message):
     """Change a deployment; absent fields stay, lists are replaced whole where replace_* says so. Needs approval by default. Refusals in order: FIELD_*, CHAIN_NOT_FOUND, DEPLOYMENT_NOT_FOUND,
-    STATE_UNFIT (retired), ALLOTMENT_EXCEEDED (below what is there and on its way), AUTHORISED_EXCEEDED, INSTRUMENT_NOT_EMPTY (retired with units there or on their way), NOTHING_TO_CHANGE.
+    STATE_UNFIT (retired), ALLOTMENT_EXCEEDED (below what is there and on its way), AUTHORISED_EXCEEDED, INSTRUMENT_NOT_EMPTY (retired with units there or on their way), NOTHING_TO_CHANGE; and of
+    opening_holdings as for RegisterDeployment.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -2024,6 +2072,8 @@ class AmendDeploymentRequest(_message.Message):
     REPLACE_CAPABILITIES_FIELD_NUMBER: _builtins.int
     REPLACE_WALLETS_FIELD_NUMBER: _builtins.int
     RETIRED_FIELD_NUMBER: _builtins.int
+    OPENING_HOLDINGS_FIELD_NUMBER: _builtins.int
+    OPENING_POSITION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUIDv7 that makes a retry safe, scoped to the principal; empty: the ledger makes one. Example: "01932b7e-7c00-7000-8000-000000000001"."""
     validate_only: _builtins.bool
@@ -2054,6 +2104,14 @@ class AmendDeploymentRequest(_message.Message):
     def replace_wallets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """New list, if not empty. Example: ["eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F"]."""
 
+    @_builtins.property
+    def opening_holdings(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpeningHolding]:
+        """Omnibus: what wallets and deposit addresses of ours hold already, at most 100. Example: [{wallet: "eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F", raw: "1500000000000000000"}]."""
+
+    @_builtins.property
+    def opening_position(self) -> Global___ChainPosition:
+        """Where these were measured: the cursor, or before it where nothing has moved there since. Example: {number: 23456789, hash: "0x88e9..."}."""
+
     def __init__(
         self,
         *,
@@ -2068,10 +2126,12 @@ class AmendDeploymentRequest(_message.Message):
         replace_capabilities: _abc.Iterable[Global___ChainCapability.ValueType] | None = ...,
         replace_wallets: _abc.Iterable[_builtins.str] | None = ...,
         retired: _builtins.bool | None = ...,
+        opening_holdings: _abc.Iterable[Global___OpeningHolding] | None = ...,
+        opening_position: Global___ChainPosition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_allotment_units", b"_allotment_units", "_halt_on_divergence", b"_halt_on_divergence", "_retired", b"_retired", "allotment_units", b"allotment_units", "halt_on_divergence", b"halt_on_divergence", "not_after_time", b"not_after_time", "retired", b"retired", "withdrawal_limits", b"withdrawal_limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allotment_units", b"_allotment_units", "_halt_on_divergence", b"_halt_on_divergence", "_retired", b"_retired", "allotment_units", b"allotment_units", "halt_on_divergence", b"halt_on_divergence", "not_after_time", b"not_after_time", "opening_position", b"opening_position", "retired", b"retired", "withdrawal_limits", b"withdrawal_limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allotment_units", b"_allotment_units", "_halt_on_divergence", b"_halt_on_divergence", "_retired", b"_retired", "allotment_units", b"allotment_units", "chain", b"chain", "halt_on_divergence", b"halt_on_divergence", "instrument", b"instrument", "not_after_time", b"not_after_time", "replace_capabilities", b"replace_capabilities", "replace_wallets", b"replace_wallets", "request_id", b"request_id", "retired", b"retired", "validate_only", b"validate_only", "withdrawal_limits", b"withdrawal_limits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allotment_units", b"_allotment_units", "_halt_on_divergence", b"_halt_on_divergence", "_retired", b"_retired", "allotment_units", b"allotment_units", "chain", b"chain", "halt_on_divergence", b"halt_on_divergence", "instrument", b"instrument", "not_after_time", b"not_after_time", "opening_holdings", b"opening_holdings", "opening_position", b"opening_position", "replace_capabilities", b"replace_capabilities", "replace_wallets", b"replace_wallets", "request_id", b"request_id", "retired", b"retired", "validate_only", b"validate_only", "withdrawal_limits", b"withdrawal_limits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allotment_units: _TypeAlias = _typing.Literal["allotment_units"]  # noqa: Y015
     _WhichOneofArgType__allotment_units: _TypeAlias = _typing.Literal["_allotment_units", b"_allotment_units"]  # noqa: Y015
@@ -3169,18 +3229,34 @@ class DeploymentRegistered(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    OPENING_HOLDINGS_FIELD_NUMBER: _builtins.int
+    REMAINDER_UNITS_FIELD_NUMBER: _builtins.int
+    OPENING_POSITION_FIELD_NUMBER: _builtins.int
+    remainder_units: _builtins.int
+    """Whole units of their dust, to ledger:remainder. Example: 1."""
     @_builtins.property
     def deployment(self) -> Global___Deployment:
         """As it stands from now on. Example: {chain: "eip155:1", instrument: "AAPLx"}."""
+
+    @_builtins.property
+    def opening_holdings(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpeningHolding]:
+        """Omnibus: what wallets of ours held already; each credits its units, owed by ledger:external. Example: [{wallet: "eip155:1:0x71C7...", raw: "15", units: 1}]."""
+
+    @_builtins.property
+    def opening_position(self) -> Global___ChainPosition:
+        """Where they were measured. Example: {number: 23456789}."""
 
     def __init__(
         self,
         *,
         deployment: Global___Deployment | None = ...,
+        opening_holdings: _abc.Iterable[Global___OpeningHolding] | None = ...,
+        remainder_units: _builtins.int = ...,
+        opening_position: Global___ChainPosition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "opening_position", b"opening_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "opening_holdings", b"opening_holdings", "opening_position", b"opening_position", "remainder_units", b"remainder_units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3193,18 +3269,34 @@ class DeploymentAmended(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    OPENING_HOLDINGS_FIELD_NUMBER: _builtins.int
+    REMAINDER_UNITS_FIELD_NUMBER: _builtins.int
+    OPENING_POSITION_FIELD_NUMBER: _builtins.int
+    remainder_units: _builtins.int
+    """Whole units of their dust, to ledger:remainder. Example: 1."""
     @_builtins.property
     def deployment(self) -> Global___Deployment:
         """As it stands from now on, whole. Example: {chain: "eip155:1", instrument: "AAPLx"}."""
+
+    @_builtins.property
+    def opening_holdings(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpeningHolding]:
+        """Omnibus: what wallets of ours held already; each credits its units, owed by ledger:external. Example: [{wallet: "eip155:1:0x71C7...", raw: "15", units: 1}]."""
+
+    @_builtins.property
+    def opening_position(self) -> Global___ChainPosition:
+        """Where they were measured. Example: {number: 23456789}."""
 
     def __init__(
         self,
         *,
         deployment: Global___Deployment | None = ...,
+        opening_holdings: _abc.Iterable[Global___OpeningHolding] | None = ...,
+        remainder_units: _builtins.int = ...,
+        opening_position: Global___ChainPosition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "opening_position", b"opening_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "opening_holdings", b"opening_holdings", "opening_position", b"opening_position", "remainder_units", b"remainder_units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
