@@ -354,6 +354,25 @@ class _Instructions(_Base):
         market.settle()
         market.check({first: 1000})
 
+    def test_a_holder_who_is_frozen_once_his_units_were_sent(self, market: Market) -> None:
+        """They arrive where they are frozen, or the chain refuses them and they go back to where they are frozen as well."""
+        _needs(market, _C.CHAIN_CAPABILITY_FREEZE)
+        first, _ = market.wallets
+        market.transfer("book:alice", first, 1000)
+        assert market.project().sent_count == 1
+        market.do(FreezeHolderRequest(holder="h-1", legal_reference="order 1"), principal="enforcer")
+        (freeze, *_) = market.instructions(InstructionState.INSTRUCTION_STATE_OPEN)
+        assert (freeze.source, freeze.frozen, freeze.rank) == (first, True, 0), "before anything else"
+        market.settle()
+        assert market.rig.controls(market.token, [first]).frozen == {first}
+        arrived = market.units(first)
+        assert arrived in (0, 1000)
+        market.check({first: arrived, "book:alice": UNITS - arrived})
+        for source in (first, "book:alice"):
+            with pytest.raises(LedgerError) as refused:
+                market.transfer(source, "book:bob", 1)
+            assert refused.value.reason_name == "HOLDER_FROZEN"
+
     def test_freeze_of_units(self, market: Market) -> None:
         _needs(market, _C.CHAIN_CAPABILITY_FREEZE_UNITS)
         first, _ = market.wallets
@@ -740,6 +759,33 @@ class _Others(_Base):
         market.settle()
         market.check({first: 999, second: 1, "book:bob": 0})
         assert not market.instructions()
+
+    @pytest.mark.parametrize("burns", [False, True], ids=["moves", "burns"])
+    def test_an_owner_is_faster_than_our_transfer_by_force(self, market: Market, burns: bool) -> None:
+        """What he has left is taken by another; of what he sent away or burned the books say what became of it."""
+        _needs(market, _C.CHAIN_CAPABILITY_FORCE_TRANSFER)
+        first, second = market.wallets
+        stranger = market.make_wallet()
+        market.transfer("book:alice", first, 1000)
+        market.settle()
+        market.force_transfer(first, second, 1000)
+        adapter = market.connect()
+        made = adapter.prepare(market.instructions(), _state(market)).transactions
+        market.call(RecordTransactionsRequest(chain=market.rig.chain, transactions=made))
+        if not burns:
+            market.rig.transfer(market.token, first, stranger, 300)
+        elif not market.rig.burn(market.token, first, 300):
+            pytest.skip("nobody else can burn")
+        for transaction in made:
+            adapter.send(transaction)
+        market.settle()
+        market.check({first: 700, second: 0} | ({} if burns else {stranger: 300}))
+        assert not market.instructions()
+        market.force_transfer(first, second, 700)
+        market.settle()
+        market.check({first: 0, second: 700})
+        kinds = {each.kind for each in market.divergences()}
+        assert kinds == ({DivergenceKind.DIVERGENCE_KIND_BURN_UNDECIDED} if burns else set())
 
     def test_a_reorganisation_before_finality_changes_nothing(self, market: Market) -> None:
         first, second = market.wallets

@@ -206,7 +206,7 @@ MUTATIONS = [
         ("    if not ours or booked:", "    if not ours:"),
         ("    if not ours or booked:", "    if booked:"),
         ("    elif position.number > chain.cursor.number:", "    elif False:"),
-        ("        check_cursor(\"opening_position\", position, chain)", "        pass"),
+        ('        check_cursor("opening_position", position, chain)', "        pass"),
         ("    if owed + total > UNITS_MAX:", "    if total > UNITS_MAX + 1:"),
         ("    return booked, remainder, dust - remainder * scale", "    return booked, remainder, dust"),
         ("            check_party(state, account)", "            pass"),
