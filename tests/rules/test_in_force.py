@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from on_chains import A, B, change, deploy, omnibus, one_chain, register, wallet
-from readers import Reader, seen
+from readers import Reader, at, seen
 from scenario import START_US, Scenario, enforcer, two_holders
 
 from ledger.rules.chains.in_force import CHANGES_KEPT
@@ -19,8 +19,10 @@ from stockledger.v1.chains_pb2 import (
     ListMultiplierChangesRequest,
     Observation,
     ObservationKind,
+    RaiseDivergenceRequest,
     RangeObserved,
     RecordObservationsRequest,
+    ResolveDivergenceRequest,
 )
 from stockledger.v1.corporate_actions_pb2 import ActionTerms, AnnounceActionRequest, CancelActionRequest, ExecuteActionRequest, StockSplit
 from stockledger.v1.instruments_pb2 import (
@@ -235,6 +237,17 @@ def test_how_it_stands_at_the_cursor_is_what_the_reader_goes_on_from(books: Scen
     assert found.chain_multiplier == ChainMultiplier(token=standing.token, multiplier=str(2 * ONE))
     (other,) = books.books.execute(ListDeploymentsRequest(chain=B)).deployments
     assert not other.HasField("chain_multiplier")
+
+
+def test_of_another_history_the_chain_is_asked_anew(books: Scenario, reader: Reader) -> None:
+    """What stood at the cursor of before says nothing of where a human has set it."""
+    command = reader.range_of()
+    command.range.multipliers.add(token=f"{A}/token:AAPLx", multiplier=str(ONE), next_multiplier="7", next_effective_time=moment(900))
+    books.given(command)
+    books.given(RaiseDivergenceRequest(chain=A, kind=DivergenceKind.DIVERGENCE_KIND_HISTORY_CHANGED, expected="0x101", found="0x0"))
+    books.given(ResolveDivergenceRequest(divergence=1, cause="another node", cursor=at(90)))
+    (found,) = books.books.execute(ListDeploymentsRequest(chain=A)).deployments
+    assert not found.HasField("chain_multiplier")
 
 
 # ---- the form --------------------------------------------------------------------------------------------------------------------------

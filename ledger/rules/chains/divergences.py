@@ -19,7 +19,7 @@ from ledger import records
 from ledger.caip import check_chain
 from ledger.errors import refusal
 from ledger.rules.addresses import check_address
-from ledger.rules.chains.in_force import expected_multiplier, is_encoding_of
+from ledger.rules.chains.in_force import expected_multiplier, is_encoding_of, without_chain_multiplier
 from ledger.rules.chains.omnibus import is_ours, omnibus_owed, omnibus_reserve
 from ledger.rules.chains.places import NATIVE, OMNIBUS, find_deployment, move
 from ledger.rules.chains.projection import ISSUANCE_NAME
@@ -362,6 +362,8 @@ def evolve_resolved(state: State, event: DivergenceResolved, decided: Decided) -
         move(state, state.instruments[moved.instrument], source, destination, moved.units)
     if event.HasField("cursor"):
         set_cursor(state, divergence.chain, event.cursor)
+        for key in [key for key in state.deployments if key[1] == divergence.chain]:
+            state.put(state.deployments, key, without_chain_multiplier(state.deployments[key]))
 
 
 def set_cursor(state: State, chain: str, position: ChainPosition) -> None:

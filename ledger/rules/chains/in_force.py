@@ -142,6 +142,11 @@ def _text(multiplier: int, from_us: int) -> str:
     return f"{multiplier} from {utc_text(from_us)}" if from_us else str(multiplier)
 
 
+def without_chain_multiplier(deployment: Deployment) -> Deployment:
+    """Return a deployment of which it is not known how its multiplier stands: its chain is read on from elsewhere."""
+    return dataclasses.replace(deployment, chain_multiplier=-1, chain_next_multiplier=0, chain_next_time_us=0)
+
+
 def with_chain_multiplier(deployment: Deployment, multiplier: int, next_multiplier: int, next_time_us: int) -> Deployment:
     """Return a deployment whose multiplier stands like this on its chain."""
     return dataclasses.replace(
