@@ -248,12 +248,14 @@ class Market:
         return Projector(call or self.call, adapter or self.connect()).round()
 
     def read(self, adapter: ChainAdapter | None = None, call: Callable[[Any], Any] | None = None, round_: Round | None = None) -> Read:
-        """Read until nothing final is left, with fresh objects."""
+        """Read all that is final now, with fresh objects; a chain may go on by itself meanwhile, faster than it is read."""
         reader = Reader(call or self.call, adapter or self.connect())
-        while True:
-            read = reader.read(satisfied=None if round_ is None else round_.satisfied)
-            if not read.booked:
-                return read
+        satisfied = None if round_ is None else round_.satisfied
+        read = reader.read(satisfied=satisfied)
+        final = read.final.number
+        while read.booked and read.cursor.number < final:
+            read = reader.read(satisfied=satisfied)
+        return read
 
     def reconcile(self) -> tuple[Reconciled, ...]:
         adapter = self.connect()

@@ -65,14 +65,17 @@ class Answers(Sequence[Any]):
     Responses are made when they are looked at, since a caller of thousands rarely looks at each.
     """
 
-    def __init__(self, outcomes: Sequence[Any], size: int) -> None:
-        """Take outcomes: Booked, a LedgerError, or a run of packed transfers and a place in it."""
+    def __init__(self, outcomes: Sequence[Any], size: int, positions: range | None = None) -> None:
+        """Take outcomes: Booked, a LedgerError, or the run of transfers that a command is in; and the positions of these commands."""
         self._outcomes = outcomes
         self.size = size
+        self._positions = range(len(outcomes)) if positions is None else positions
 
     @property
     def refusals(self) -> dict[int, LedgerError]:
         """The refused commands: position -> why."""
+        if not any(issubclass(kind, LedgerError) for kind in set(map(type, self._outcomes))):
+            return {}  # the usual answer, in a quarter of the time
         return {n: outcome for n, outcome in enumerate(self._outcomes) if isinstance(outcome, LedgerError)}
 
     def __len__(self) -> int:
@@ -84,13 +87,12 @@ class Answers(Sequence[Any]):
     def __getitem__(self, position: slice) -> Answers: ...
     def __getitem__(self, position: int | slice) -> Any:
         if isinstance(position, slice):
-            return Answers(self._outcomes[position], self.size)
+            return Answers(self._outcomes[position], self.size, self._positions[position])
         outcome = self._outcomes[position]
         if isinstance(outcome, LedgerError):
             return outcome
-        if type(outcome) is tuple:
-            run, place = outcome
-            outcome = run.booked(place)
+        if type(outcome) is not Booked:
+            outcome = outcome.booked(self._positions[position])
         return answer_of(outcome, self.size)
 
     def __iter__(self) -> Iterator[Any]:

@@ -11,7 +11,6 @@ put back from its old values and nobody was told anything.
 from __future__ import annotations
 
 import functools
-import itertools
 import threading
 import time
 from collections import deque
@@ -82,7 +81,7 @@ class _Submission:
     """Commands of one caller on their way to the log."""
 
     outcomes: Sequence[Any] = ()
-    """Of each command: Booked, a LedgerError, or a run and a place in it."""
+    """Of each command: Booked, a LedgerError, or the run that it is in."""
     size = 0
     error: BaseException | None = None
     done = False
@@ -440,18 +439,18 @@ class Ledger:
         outcomes: list[Any] = []
         for start in range(0, len(commands), TRANSFERS_PER_ENTRY_MAX):
             page = commands[start : start + TRANSFERS_PER_ENTRY_MAX] if len(commands) > TRANSFERS_PER_ENTRY_MAX else commands
-            run = self._book_at_once(page, principal, batch) if vectors.worthwhile(len(page)) else None
+            run = self._book_at_once(page, start, principal, batch) if vectors.worthwhile(len(page)) else None
             if run is not None:
-                outcomes += zip(itertools.repeat(run), range(len(page)), strict=False)
+                outcomes += [run] * len(page)
             else:
                 outcomes += [self._decide_one(command, principal, batch) for command in page]
         return outcomes
 
-    def _book_at_once(self, commands: Sequence[Any], principal: str, batch: _Batch) -> Run | None:
+    def _book_at_once(self, commands: Sequence[Any], start: int, principal: str, batch: _Batch) -> Run | None:
         """Book commands together, an entry each, if all are transfers that can be seen to be acceptable; else do nothing."""
         state = self._state
         run = Run(state, RULES[TransferUnitsRequest], principal, state.next_decision_time_us(batch.now_us))
-        transfers = run.take_apart(commands, self._request_ids.make)
+        transfers = run.take_apart(commands, start, self._request_ids.make)
         if transfers is None:
             return None
         run.index = state.size
@@ -495,8 +494,8 @@ class Ledger:
             if run.positions:
                 run.index = state.size
                 self._append_entry(run.entry(), TransfersPacked, batch)
-                for place, taken in enumerate(run.positions):
-                    outcomes[taken] = run, place
+                for taken in run.positions:
+                    outcomes[taken] = run
             if position == start:
                 outcomes[position] = self._decide_one(commands[position], principal, batch)
                 position += 1

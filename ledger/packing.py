@@ -6,9 +6,8 @@ what the run itself has moved so far, and those that are refused are left out. N
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections import Counter
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +16,15 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from ledger import vectors
 from ledger.answers import Booked
 from ledger.errors import LedgerError
-from ledger.request_ids import AHEAD_MS_MAX, parse_request_ids, request_digest
+from ledger.request_ids import AHEAD_MS_MAX, digest_of
 from ledger.rules import ARITHMETIC_VERSION
 from ledger.rules.checks import check_free
-from ledger.rules.columns import acceptable_at_once
-from ledger.rules.packed import TRANSFERS_PER_ENTRY_MAX
+from ledger.rules.columns import acceptable_at_once, have_profiles
+from ledger.rules.packed import TRANSFERS_PER_ENTRY_MAX, legs_by_instrument
+from ledger.rules.requested_runs import read_requests
 from ledger.rules.runs import Transfers
 from ledger.rules.transfers import check_transfer, goes_by_chain
+from ledger.sent_transfers import SentTransfers
 from stockledger.v1.events_pb2 import Entry
 from stockledger.v1.transfers_pb2 import TransfersPacked, TransferUnitsRequest, UnitsTransferred
 
@@ -43,19 +44,21 @@ class Run:
     def __init__(self, state: State, rule: Rule, principal: str, now_us: int) -> None:
         self.now_us = now_us
         self.index = 0
-        self.positions: list[int] = []
-        """Of each transfer of the run: its position among the caller's commands."""
+        self.positions: Any = []
+        """Of each transfer of the run: its position among the caller's commands. Columns are lists, or a range and numpy columns."""
         self._entries: list[bytes] = []
         """Of a run that was taken apart."""
         self._state = state
         self._rule = rule
         self._principal = principal
-        self._commands: list[TransferUnitsRequest] = []
+        self._commands: Any = []
+        self._requests: list[bytes] = []
+        """Serialised, of a run that was taken at once."""
         self._request_ids: list[bytes] = []
-        self._instruments: list[int] = []
-        self._sources: list[int] = []
-        self._destinations: list[int] = []
-        self._units: list[int] = []
+        self._instruments: Any = []
+        self._sources: Any = []
+        self._destinations: Any = []
+        self._units: Any = []
 
     def gather(
         self, commands: Sequence[Any], start: int, identify: Identify, outcomes: list[Any], *, make_id: Callable[[int], bytes]
@@ -73,47 +76,24 @@ class Run:
         return self._gather_each(commands, range(start, stop), identify, outcomes, make_id)
 
     def _take_at_once(self, commands: Sequence[Any], positions: range, make_id: Callable[[int], bytes]) -> bool:
-        """Take all commands if all are transfers with nothing special about them, under new request ids or none; else none of them.
-
-        That nothing else is said in a message, known or unknown, shows in the sizes: none is smaller than what the fields looked at take,
-        so if they are not larger all together, none is.
-        """
-        if set(map(type, commands)) != {TransferUnitsRequest}:
+        """Take all commands if all are transfers with nothing special about them, under new request ids or none; else none of them."""
+        if not vectors.worthwhile(len(commands)):
             return False
-        symbols = [command.instrument for command in commands]
-        sources = [command.source for command in commands]
-        destinations = [command.destination for command in commands]
-        units = [command.units for command in commands]
-        texts = [command.request_id for command in commands]
-        least = _least_bytes((symbols, sources, destinations), texts, units)
-        if min(units) <= 0 or sum(map(TransferUnitsRequest.ByteSize, commands)) != least:
+        if not isinstance(commands, SentTransfers) and set(map(type, commands)) != {TransferUnitsRequest}:
             return False
-        if self._state.deployments and any(map(functools.partial(goes_by_chain, self._state), sources, destinations)):
-            return False
-        numbers, accounts = self._state.instruments, self._state.accounts
-        try:
-            instrument_numbers = [numbers[symbol].number for symbol in symbols]
-            source_numbers = [accounts[name].number for name in sources]
-            destination_numbers = [accounts[name].number for name in destinations]
-        except KeyError:
-            return False
-        request_ids = self._new_request_ids(texts, make_id)
+        state, time_ms = self._state, self.now_us // 1000
+        requests = commands.requests if isinstance(commands, SentTransfers) else [*map(TransferUnitsRequest.SerializeToString, commands)]
+        found = read_requests(state, requests)
+        if found is None or (state.deployments and not have_profiles(state, found.sources, found.destinations)):
+            return False  # of accounts without a profile some may stand at a chain
+        request_ids = found.request_ids
         if request_ids is None:
+            request_ids = [make_id(time_ms) for _ in positions]
+        elif not state.requests.all_new(request_ids, self._principal, time_ms + AHEAD_MS_MAX):
             return False
-        self.positions, self._commands, self._request_ids = list(positions), list(commands), request_ids
-        self._instruments, self._sources, self._destinations = instrument_numbers, source_numbers, destination_numbers
-        self._units = units
+        self.positions, self._commands, self._requests, self._request_ids = positions, commands, requests, request_ids
+        self._instruments, self._sources, self._destinations, self._units = found[1:]
         return True
-
-    def _new_request_ids(self, texts: Sequence[str], make_id: Callable[[int], bytes]) -> list[bytes] | None:
-        """Return the request ids if all are new, or all were left to the ledger; else None."""
-        time_ms = self.now_us // 1000
-        if not any(texts):
-            return [make_id(time_ms) for _ in texts]
-        request_ids = parse_request_ids(texts)
-        if request_ids is None or not self._state.requests.all_new(request_ids, self._principal, time_ms + AHEAD_MS_MAX):
-            return None
-        return request_ids
 
     def _gather_each(
         self, commands: Sequence[Any], positions: range, identify: Identify, outcomes: list[Any], make_id: Callable[[int], bytes]
@@ -149,8 +129,10 @@ class Run:
             self._commands.append(command)
         return positions.stop
 
-    def take_apart(self, commands: Sequence[Any], make_id: Callable[[int], bytes]) -> Transfers | None:
+    def take_apart(self, commands: Sequence[Any], start: int, make_id: Callable[[int], bytes]) -> Transfers | None:
         """Take commands that become an entry each, a microsecond after the other, if all are found acceptable at once; else None.
+
+        `start` is the position of the first.
 
         Rules that change with time do so at the due time of a step, which the last is held against, or from day to day.
         """
@@ -159,7 +141,7 @@ class Run:
         policy = self._state.approval_policies.get(self._rule.name)
         if policy is not None and policy.approvals_needed:
             return None
-        if first_us // _DAY_US != last_us // _DAY_US or not self._take_at_once(commands, range(len(commands)), make_id):
+        if first_us // _DAY_US != last_us // _DAY_US or not self._take_at_once(commands, range(start, start + len(commands)), make_id):
             return None
         if not self._state.window_holds(self._request_ids, last_us) or not self._acceptable_at_once(last_us):
             return None
@@ -170,8 +152,9 @@ class Run:
         entry = Entry(principal=self._principal, arithmetic_version=ARITHMETIC_VERSION)
         event = entry.units_transferred
         made = []
-        for moment_us, command, request_id in zip(itertools.count(self.now_us), self._commands, self._request_ids, strict=False):
-            entry.decision_time_us, entry.request_id, entry.request_digest = moment_us, request_id, request_digest(command)
+        each = zip(itertools.count(self.now_us), self._commands, self._requests, self._request_ids, strict=False)
+        for moment_us, command, request, request_id in each:
+            entry.decision_time_us, entry.request_id, entry.request_digest = moment_us, request_id, digest_of(TransferUnitsRequest, request)
             event.instrument, event.source, event.destination = command.instrument, command.source, command.destination
             event.units = command.units
             made.append(entry.SerializeToString())
@@ -188,15 +171,9 @@ class Run:
         state = self._state
         if not vectors.worthwhile(len(self.positions)):
             return False
-        for number in set(self._instruments):
+        for number, legs in legs_by_instrument(self._instruments, self._sources, self._destinations, self._units).items():
             symbol = state.instrument_symbols.get(number)
-            if symbol is None:
-                return False
-            legs = zip(self._instruments, self._sources, self._destinations, self._units, strict=True)
-            mine = [leg[1:] for leg in legs if leg[0] == number] if len(set(self._instruments)) > 1 else None
-            sources, destinations, units = zip(*mine, strict=True) if mine is not None else (self._sources, self._destinations, self._units)
-            columns = vectors.int64s(sources), vectors.int64s(destinations), vectors.int64s(units)
-            if not acceptable_at_once(state, state.instruments[symbol], columns, now_us):
+            if symbol is None or not acceptable_at_once(state, state.instruments[symbol], legs, now_us):
                 return False
         return True
 
@@ -218,36 +195,24 @@ class Run:
             moved[taking] = moved.get(taking, 0) + units
             kept.append(place)
         if len(kept) < len(self._commands):
-            columns: list[list[Any]] = [self.positions, self._commands, self._request_ids]
-            columns += [self._instruments, self._sources, self._destinations, self._units]
-            for column in columns:
-                column[:] = [column[place] for place in kept]
+            for name in ("positions", "_commands", "_request_ids", "_instruments", "_sources", "_destinations", "_units"):
+                column = getattr(self, name)
+                setattr(self, name, [column[place] for place in kept])
 
     def entry(self) -> Entry:
         """Make the entry of the whole run."""
-        packed = TransfersPacked(
-            request_ids=b"".join(self._request_ids),
-            instruments=self._instruments,
-            sources=self._sources,
-            destinations=self._destinations,
-            units=self._units,
-        )
+        numbers = self._instruments, self._sources, self._destinations
+        fields = [b"".join(self._request_ids), *(vectors.little_endian(column, "i") for column in numbers)]
+        fields.append(vectors.little_endian(self._units, "q"))
+        packed = TransfersPacked.FromString(b"".join(map(vectors.packed_field, itertools.count(1), fields)))
         return Entry(decision_time_us=self.now_us, principal=self._principal, transfers_packed=packed)
 
-    def booked(self, place: int) -> Booked:
-        """Return the result of the transfer at a place of the run."""
+    def booked(self, position: int) -> Booked:
+        """Return the result of the command at a position."""
+        place = bisect_left(self.positions, position)
         if self._entries:
             entry = Entry.FromString(self._entries[place])
             return Booked(self._rule, self.index + place, 1, 0, [entry.units_transferred], entry.decision_time_us, entry.request_id)
         command = self._commands[place]
         event = UnitsTransferred(instrument=command.instrument, source=command.source, destination=command.destination, units=command.units)
         return Booked(self._rule, self.index, 1, place, [event], self.now_us, self._request_ids[place])
-
-
-def _least_bytes(names: Sequence[Sequence[str]], request_ids: Sequence[str], units: Sequence[int]) -> int:
-    """Return how many bytes transfers of these names, ids and units have if they say nothing else; none is empty or 0, but ids may be.
-
-    A text has a tag and a length before it, a number a tag and 7 bits in a byte.
-    """
-    texts = sum(len("".join(column)) for column in (*names, request_ids)) + 2 * (len(units) * len(names) + sum(map(bool, request_ids)))
-    return texts + len(units) + sum(-(-bits // 7) * count for bits, count in Counter(map(int.bit_length, units)).items())

@@ -8,13 +8,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import struct
 import threading
-from collections.abc import Sequence
 from typing import Final
 
 from google.protobuf.message import Message
 
+from ledger import vectors
 from ledger.errors import refusal
 from stockledger.v1.errors_pb2 import Reason
 
@@ -39,15 +38,13 @@ def parse_request_id(text: str) -> bytes:
     return bytes.fromhex(text.replace("-", ""))
 
 
-def parse_request_ids(texts: Sequence[str]) -> list[bytes] | None:
-    """Return the 16 bytes of each id, or None if any is malformed: many at once cost a tenth of one by one.
+def parse_request_ids(joined: str) -> list[bytes] | None:
+    """Return the 16 bytes of each id, or None if any is malformed; the ids stand one behind the other, with 36 characters each.
 
-    Every place of all ids is looked at together. That the digits are no capitals and have no blanks between them shows when they are
-    written again.
+    Many at once cost a tenth of one by one. Every place of all ids is looked at together. That the digits are no capitals and have no
+    blanks between them shows when they are written again.
     """
-    if set(map(len, texts)) != {_TEXT_LENGTH}:
-        return None
-    joined, count = "".join(texts), len(texts)
+    count = len(joined) // _TEXT_LENGTH
     digits = joined.replace("-", "")
     if len(digits) != 32 * count or any(joined[place::_TEXT_LENGTH] != "-" * count for place in _HYPHENS):
         return None
@@ -59,7 +56,7 @@ def parse_request_ids(texts: Sequence[str]) -> list[bytes] | None:
         return None
     if together.hex() != digits:
         return None
-    return list(struct.unpack("16s" * count, together))
+    return vectors.cut(together, 16)
 
 
 def format_request_id(request_id: bytes) -> str:
@@ -79,11 +76,15 @@ def request_digest(command: Message) -> bytes:
     First 16 bytes of SHA-256 over the full type name, a zero byte, and our own deterministic serialisation: what a sender's library made of
     equal messages may differ.
     """
-    kind = type(command)
+    return digest_of(type(command), command.SerializeToString(deterministic=True))
+
+
+def digest_of(kind: type[Message], data: bytes) -> bytes:
+    """Return the digest of a request whose deterministic serialisation is there already."""
     prefix = _PREFIXES.get(kind)
     if prefix is None:
-        prefix = _PREFIXES[kind] = command.DESCRIPTOR.full_name.encode() + b"\0"
-    return hashlib.sha256(prefix + command.SerializeToString(deterministic=True)).digest()[:16]
+        prefix = _PREFIXES[kind] = kind.DESCRIPTOR.full_name.encode() + b"\0"
+    return hashlib.sha256(prefix + data).digest()[:16]
 
 
 _PREFIXES: dict[type[Message], bytes] = {}

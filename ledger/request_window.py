@@ -8,19 +8,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def by_second(request_ids: Sequence[bytes], principal: str, locations: range) -> dict[int, dict[bytes, int]]:
+def by_second(request_ids: Sequence[bytes], principal: str, locations: range) -> dict[int, tuple[list[bytes], Sequence[int]]]:
     """Return the keys of requests and their locations, by the second in which the ids were made; many are mostly of the same."""
     suffix = principal.encode()
     first, last = (int.from_bytes(edge(request_ids)[:6], "big") // 1000 for edge in (min, max))
     if first == last:
-        return {first: dict(zip([request_id + suffix for request_id in request_ids], locations, strict=True))}
-    found: dict[int, dict[bytes, int]] = {}
+        return {first: ([request_id + suffix for request_id in request_ids], locations)}
+    found: dict[int, tuple[list[bytes], list[int]]] = {}
     for location, request_id in zip(locations, request_ids, strict=True):
         second = int.from_bytes(request_id[:6], "big") // 1000
         if second not in found:
-            found[second] = {}
-        found[second][request_id + suffix] = location
-    return found
+            found[second] = ([], [])
+        keys, mine = found[second]
+        keys.append(request_id + suffix)
+        mine.append(location)
+    return {**found}
 
 
 class RequestWindow:
@@ -46,7 +48,7 @@ class RequestWindow:
         if first_ms < self.low_water_second * 1000 or last_ms > latest_ms or len(set(request_ids)) < len(request_ids):
             return False
         found = by_second(request_ids, principal, range(len(request_ids)))
-        return all(self.seconds[second].keys().isdisjoint(new) for second, new in found.items() if second in self.seconds)
+        return all(self.seconds[second].keys().isdisjoint(new) for second, (new, _) in found.items() if second in self.seconds)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RequestWindow) and (self.seconds, self.count, self.low_water_second) == (

@@ -408,15 +408,15 @@ class State:
         """Note where requests were booked, each at its location (index << 16 | position), and move the low-water mark on."""
         requests = self.requests
         seconds = requests.seconds
-        for second, new in by_second(request_ids, principal, locations).items():
+        for second, (new, mine) in by_second(request_ids, principal, locations).items():
             bucket = seconds.get(second)
             if bucket is None:
                 bucket = {}
                 self.put(seconds, second, bucket)
             if self.journal is not None:
-                self.journal += (_Keys(bucket), new.keys(), _MISSING)
+                self.journal += (_Keys(bucket), new, _MISSING)
             remembered = len(bucket) + len(new)
-            bucket.update(new)
+            bucket.update(zip(new, mine, strict=True))
             assert len(bucket) == remembered, "a request is booked once"
             requests.count += len(new)
         self._forget_requests(decision_time_us // 1_000_000)

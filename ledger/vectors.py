@@ -41,6 +41,14 @@ def view_of(column: array[int]) -> Any:
     return numpy.frombuffer(column, dtype=numpy.int64 if column.itemsize == 8 else numpy.int32)
 
 
+def cut(data: bytes, width: int) -> list[bytes]:
+    """Return the pieces of so many bytes each that make up the data."""
+    if numpy is None or not data:
+        return [data[start : start + width] for start in range(0, len(data), width)]
+    pieces: list[bytes] = numpy.frombuffer(data, dtype=f"V{width}").tolist()
+    return pieces
+
+
 def exact_sum(values: Any) -> int:
     """Return the sum of a numpy column of non-negative integers, however large: halves of 32 bits cannot overflow."""
     return (int((values >> 32).sum()) << 32) + int((values & 0xFFFFFFFF).sum())

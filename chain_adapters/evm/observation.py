@@ -92,14 +92,15 @@ def observe(
 
     Raises: NotDecodable for a log of a native token that is not what its topic says.
     """
-    groups = _instructions(ledger, watched, logs, ours)
-    for log in logs:
-        one = watched.get(log.address.lower())
+    tokens = [watched.get(log.address.lower()) for log in logs]
+    facts = [None if one is None else _fact(one, log) for one, log in zip(tokens, logs, strict=True)]
+    told = [(log, fact) for log, fact in zip(logs, facts, strict=True) if fact is not None]
+    groups = _instructions(ledger, watched, told, ours)
+    for one, log, fact in zip(tokens, logs, facts, strict=True):
         if one is None:
             is_beacon = log.address.lower() in {each.beacon.lower() for each in watched.values()}
             yield from _code_changes(watched, log) if is_beacon else _list_changes(chain, log)
             continue
-        fact = _fact(one, log)
         if fact is None:
             continue
         instruction, operation = groups.get((log.block, log.index), ("", b""))
@@ -124,13 +125,12 @@ def _fact(watched: Watched, log: RawLog) -> Fact | None:
 
 
 def _instructions(
-    ledger: str, watched: Mapping[str, Watched], logs: Sequence[RawLog], ours: Transaction | None
+    ledger: str, watched: Mapping[str, Watched], told: Sequence[tuple[RawLog, Fact]], ours: Transaction | None
 ) -> dict[tuple[int, int], tuple[str, bytes]]:
     """Return, by place of a log, the instruction that it is the effect of and the operation that did it."""
     found: dict[tuple[int, int], tuple[str, bytes]] = {}
     for address, one in watched.items():
-        told = [(log, _fact(one, log)) for log in logs if log.address.lower() == address]
-        facts = [(log, fact) for log, fact in told if fact is not None]
+        facts = [(log, fact) for log, fact in told if log.address.lower() == address]
         place = 0
         for done, effects in token_events.effects_by_instruction(fact for _, fact in facts):
             place += done is not None

@@ -104,6 +104,12 @@ def all_admitted(state: State, instrument: Instrument, profiles: Any, now_us: in
     return bool(admitted[profiles].all())
 
 
+def have_profiles(state: State, *columns: Any) -> bool:
+    """Return whether every account of these columns has a profile, and so stands in the book."""
+    profiles = vectors.view_of(state.profiles)
+    return all(accounts.max() < len(profiles) and profiles[accounts].all() for accounts in columns)
+
+
 def acceptable_at_once(state: State, instrument: Instrument, legs: tuple[Any, Any, Any], now_us: int) -> bool:
     """Return True only if every leg is acceptable; `legs` are numpy columns of sources, destinations and units.
 

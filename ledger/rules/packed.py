@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from ledger import vectors
 from stockledger.v1.transfers_pb2 import TransfersPacked, UnitsTransferred
 
 if TYPE_CHECKING:
@@ -21,8 +22,7 @@ TRANSFERS_PER_ENTRY_MAX: Final = 1_200
 
 
 def evolve_packed(state: State, event: TransfersPacked, decided: Decided) -> None:
-    ids = event.request_ids
-    each = [ids[start : start + 16] for start in range(0, len(ids), 16)]
+    each = vectors.cut(event.request_ids, 16)
     post_run(state, event.instruments, event.sources, event.destinations, event.units)
     location = state.size << 16
     state.remember_requests(each, decided.principal, range(location, location + len(each)), decided.decision_time_us)
@@ -38,8 +38,12 @@ def legs_by_instrument(
     instruments: Sequence[int], sources: Sequence[int], destinations: Sequence[int], units: Sequence[int]
 ) -> dict[int, tuple[Sequence[int], Sequence[int], Sequence[int]]]:
     """Return the sources, destinations and units of each instrument's movements."""
-    if len(set(instruments)) == 1:
-        return {instruments[0]: (sources, destinations, units)}
+    if vectors.worthwhile(len(units)):
+        numbers, giving, taking, moving = map(vectors.int64s, (instruments, sources, destinations, units))
+        if (numbers == numbers[0]).all():
+            return {int(numbers[0]): (giving, taking, moving)}
+        each = {number: numbers == number for number in sorted(set(numbers.tolist()))}
+        return {number: (giving[mine], taking[mine], moving[mine]) for number, mine in each.items()}
     legs: dict[int, tuple[list[int], list[int], list[int]]] = {}
     for instrument, source, destination, moved in zip(instruments, sources, destinations, units, strict=True):
         columns = legs.get(instrument)

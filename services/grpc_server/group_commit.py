@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ledger import Answers
 from ledger.errors import LedgerError, refusal
+from ledger.sent_transfers import SentTransfers
 from services.grpc_server.errors import Expired
 from stockledger.v1.errors_pb2 import Reason
 
@@ -185,7 +186,7 @@ class GroupCommit:
         except LedgerError as fault:
             return [fault] * len(jobs)
         results: list[Any] = [None] * len(jobs)
-        batches: list[tuple[list[Any], str, bool]] = []
+        batches: list[tuple[Any, str, bool]] = []
         checked: list[_Checked] = []
         for number, job in enumerate(jobs):
             job.started_ns = started_ns
@@ -207,21 +208,24 @@ class GroupCommit:
         return results
 
     @staticmethod
-    def _put_into_batch(number: int, job: Job, refusals: list[LedgerError | None], batches: list[tuple[list[Any], str, bool]]) -> _Checked:
+    def _put_into_batch(number: int, job: Job, refusals: list[LedgerError | None], batches: list[tuple[Any, str, bool]]) -> _Checked:
         """Add a job's permitted commands to the batches.
 
         What follows one another of one principal is decided together, and packed together where it comes by streams: 25 single transfers
         in one batch take 40 % less time than in batches of their own.
         """
-        permitted = [command for command, no in zip(job.commands, refusals, strict=True) if no is None]
+        permitted = job.commands
+        if any(refusals):
+            places = [place for place, no in enumerate(refusals) if no is None]
+            permitted = permitted.picked(places) if isinstance(permitted, SentTransfers) else [permitted[place] for place in places]
         if not (batches and batches[-1][1:] == (job.principal, job.pack)):
-            batches.append(([], job.principal, job.pack))
+            batches.append((SentTransfers([]) if isinstance(permitted, SentTransfers) else [], job.principal, job.pack))
         commands = batches[-1][0]
         start = len(commands)
         commands += permitted
         return _Checked(number, refusals, len(batches) - 1, start, len(commands))
 
-    def _commit(self, jobs: list[Job], batches: list[tuple[list[Any], str, bool]], checked: list[_Checked], results: list[Any]) -> None:
+    def _commit(self, jobs: list[Job], batches: list[tuple[Any, str, bool]], checked: list[_Checked], results: list[Any]) -> None:
         try:
             answers: list[Answers | BaseException] = (
                 self._books.execute_group(batches) if any(batch[0] for batch in batches) else [Answers([], self._books.size)] * len(batches)

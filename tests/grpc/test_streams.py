@@ -248,3 +248,35 @@ def test_many_streams_at_once(server):
 
 def test_reads_see_what_was_acknowledged(broker):
     assert broker.call("AccountService/GetAccount", GetAccountRequest(account="book:broker-a/bob")).account.holder == "broker-a/bob"
+
+
+@pytest.mark.parametrize(("rpc", "sent"), [(TRANSFERS, StreamTransfersRequest(transfers=[transfer()])), (ENTRIES, StreamEntriesRequest())])
+def test_a_field_that_nobody_knows_ends_a_stream(server, broker, rpc, sent):
+    size = server.books.size
+    data = sent.SerializeToString() + b"\xfa\xff\x01\x01a"
+    refused = broker.refused(rpc, iter([data]) if rpc == TRANSFERS else data, raw=True)
+    assert (refused.code, refused.info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "FIELD_MALFORMED")
+    assert refused.info.metadata["field"] == "4095"
+    assert server.books.size == size
+
+
+UNUSUAL = [
+    b"\x0a\x00",  # the id once more, and empty: the last one counts
+    b"\x10\x80\x00",  # validate_only, false with a byte too many
+    b"\x32\x13book:broker-a/alice",  # the destination once more
+    b"\xfa\xff\x01\x01a",
+]
+
+
+@pytest.mark.parametrize("unusual", UNUSUAL, ids=["no id", "long false", "twice", "unknown"])
+@pytest.mark.parametrize("many", [1, 200])
+def test_what_is_written_unusually_means_what_protobuf_reads(server, broker, unusual, many):
+    odd = transfer(units=3).SerializeToString() + unusual
+    plain = [transfer().SerializeToString() for _ in range(many)]
+    data = b"".join(b"\x0a" + bytes([len(each)]) + each for each in (*plain, odd, transfer().SerializeToString()))
+    (answer,) = broker.call(TRANSFERS, iter([data]), raw=True)
+    assert answer.acknowledged_count == many + 2
+    found = {refused.position: (refused.reason, dict(refused.metadata).get("field")) for refused in answer.refusals}
+    expected = {"no id": ("FIELD_MISSING", "request_id"), "unknown": ("FIELD_MALFORMED", "4095"), "twice": ("SAME_ACCOUNT", None)}
+    name = ["no id", "long false", "twice", "unknown"][UNUSUAL.index(unusual)]
+    assert found == ({many: expected[name]} if name in expected else {})

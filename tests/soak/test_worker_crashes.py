@@ -36,3 +36,12 @@ def test_an_evm_chain(tmp_path: Path, fault_share: float) -> None:
 
     with EvmRig() as rig:
         crash_a_hundred_times(rig, tmp_path, fault_share)
+
+
+@pytest.mark.parametrize("fault_share", [0.0, 0.2])
+def test_a_solana_chain(tmp_path: Path, fault_share: float) -> None:
+    pytest.importorskip("solders", reason="solders is not installed: pip install 'stockledger[spl]'")
+    from spl_rig import SplRig  # noqa: PLC0415 - it imports what may not be there
+
+    with SplRig() as rig:
+        crash_a_hundred_times(rig, tmp_path, fault_share)

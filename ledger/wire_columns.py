@@ -1,0 +1,115 @@
+"""Messages of one shape read from their bytes, all at once: numpy columns over protobuf's wire format.
+
+Who reads so knows the shape he looks for, and looks at every tag, length and high bit of it; where one is another, he leaves the messages
+to protobuf, which finds what else they say. A text's length is one byte here, so at most 127.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from ledger import vectors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ledger.records import Account, Instrument
+
+LENGTH_MAX: Final = 127
+"""Of a length in one byte."""
+_HIGH_BITS: Final = 0x8080_8080_8080_8080
+
+
+class Texts(NamedTuple):
+    """Where the texts of one field start and stop."""
+
+    starts: Any
+    stops: Any
+
+    def within(self, part: slice) -> Texts:
+        return Texts(self.starts[part], self.stops[part])
+
+
+class Wire(NamedTuple):
+    """Messages behind each other, and what stands at each of their bytes: the byte, and the two or eight from it on."""
+
+    data: bytes
+    starts: Any
+    """Of each message."""
+    stops: Any
+    byte: Any
+    pair: Any
+    word: Any
+
+    def texts(self, places: Any) -> tuple[Texts, Any]:
+        """Return the texts whose lengths stand at these places, and the lengths."""
+        lengths = self.byte[places]
+        starts = places + 1
+        return Texts(starts, starts + lengths), lengths
+
+    def cut(self, texts: Texts) -> list[bytes]:
+        """Return texts, cut out one by one."""
+        data = self.data
+        return [data[start:stop] for start, stop in zip(texts.starts.tolist(), texts.stops.tolist(), strict=True)]
+
+    def common(self, texts: Texts) -> bytes | None:
+        """Return the text that all of them are, or None."""
+        size = texts.stops[0] - texts.starts[0]
+        if (texts.stops - texts.starts != size).any():
+            return None
+        found = self.byte[texts.starts[:, None] + vectors.numpy.arange(size)]
+        return bytes(found[0].tobytes()) if (found == found[0]).all() else None
+
+    def numbers(self, table: Mapping[str, Account | Instrument], texts: Texts) -> Any:
+        """Return the numbers of what is named, as a column.
+
+        Raises: KeyError for an unknown name. Names are read as ASCII, and columns of texts drop zeros at the end: others count as unknown.
+        """
+        numpy = vectors.numpy
+        lengths = texts.stops - texts.starts
+        masks = _masks()[lengths, : int(lengths.max()) + 7 >> 3]
+        words = self.word[texts.starts[:, None] + 8 * numpy.arange(masks.shape[1])] & masks
+        if (words & _HIGH_BITS).any() or not self.byte[texts.stops - 1].all():
+            raise KeyError("a name beyond ASCII, or that ends in a zero")
+        distinct = words[:1] if (words == words[0]).all() else words
+        letters = distinct.astype("<u8", copy=False).view(numpy.uint8).astype(numpy.uint32)
+        numbers = [table[name].number for name in letters.view(f"U{letters.shape[1]}").ravel().tolist()]
+        return vectors.int64s(numbers) if len(distinct) == len(words) else numpy.full(len(words), numbers[0], dtype=numpy.int64)
+
+
+def lay(messages: Sequence[bytes], reach: int) -> Wire:
+    """Put messages behind each other; `reach` is how far beyond a message's start a byte is looked at, whatever its lengths say."""
+    numpy = vectors.numpy
+    data = b"".join([*messages, bytes(reach)])
+    stops = numpy.array([*map(len, messages)], dtype=numpy.int64).cumsum()
+    starts = numpy.concatenate(([0], stops[:-1]))
+    pair, word = (numpy.ndarray(len(data) - width + 1, f"<u{width}", data, strides=(1,)) for width in (2, 8))  # one at every byte
+    return Wire(data, starts, stops, numpy.frombuffer(data, dtype=numpy.uint8), pair, word)
+
+
+def varints(words: Any, widths: Any) -> tuple[Any, Any]:
+    """Return the numbers in the first bytes of little-endian words, and which of them are above zero and written as protobuf does.
+
+    Groups of 7 bits are drawn together to groups of 14, 28 and 56. Example: the bytes ac 02 are 0x2c + 2 * 128 = 300.
+    """
+    below = _below()
+    most, last = below[widths], below[widths - 1]
+    words = words & most
+    sound = (words & _HIGH_BITS == last & _HIGH_BITS) & (words > last)
+    words = words & 0x7F007F007F007F | (words & 0x7F007F007F007F00) >> 1
+    words = words & 0x3FFF00003FFF | (words & 0x3FFF00003FFF0000) >> 2
+    return words & 0xFFFFFFF | (words & 0xFFFFFFF00000000) >> 4, sound
+
+
+@functools.cache
+def _masks() -> Any:
+    """Return what keeps of 32 words the first bytes, from none to 255 of them."""
+    numpy = vectors.numpy
+    return _below()[(numpy.arange(256)[:, None] - 8 * numpy.arange(32)).clip(0, 8)]
+
+
+@functools.cache
+def _below() -> Any:
+    """Return the greatest numbers of 0 to 8 bytes."""
+    return vectors.numpy.array([(1 << 8 * width) - 1 for width in range(9)], dtype=vectors.numpy.uint64)
