@@ -443,6 +443,24 @@ def _add_working(commands: _Commands) -> None:
     for field in dataclasses.fields(WorkerSettings):
         _add_setting(work, field)
 
+    reread = commands.add(
+        "reread",
+        "rereading:run",
+        "read a chain again from another node, and book the movements that the first one left out",
+        """  stockledger reread --chain eip155:1=https://other-node.example/v2 --first 23456000 --ledger-address 127.0.0.1:8080
+  stockledger reread --chain eip155:1=http://127.0.0.1:8545 --validate-only""",
+        details="""When a holding or the supply on chain is not the ledger's, and nobody here moved it, a node has hidden something. It runs
+beside the worker and may be run again and again: what is in the books is left alone, and what is not is booked only where it
+makes supply and holdings agree. It needs the role of a worker, and no keys.""",
+        store=False,
+    )
+    reread.add_argument("--first", type=int, default=0, metavar="NUMBER", help="the first block or slot to read again (all of them)")
+    reread.add_argument("--validate-only", action="store_true", help="say what is missing, and book nothing")
+    reread.add_argument("--config", metavar="FILE", help="read settings from this file instead of ./stockledger.toml")
+    for field in dataclasses.fields(WorkerSettings):
+        if field.name in _REREADING:
+            _add_setting(reread, field)
+
 
 def _add_setting(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) -> None:
     """Add the flag of a setting; one of a worker's that is a list is named for one item, and may be given several times."""
@@ -459,3 +477,8 @@ def _add_setting(parser: argparse.ArgumentParser, field: dataclasses.Field[Any])
 
 _ITEMS: Final = {"ledger_addresses": "ledger-address", "chains": "chain", "chain_keys": "chain-key", "chain_options": "chain-option"}
 """Setting that is a list -> the flag that gives one item of it."""
+_REREADING: Final = frozenset(
+    {"ledger_addresses", "ledger_authorities", "ledger_certificate", "ledger_private_key", "ledger_token", "worker_principal"}
+    | {"chains", "chain_options"}
+)
+"""What a worker is set to that `reread` needs too."""
