@@ -137,6 +137,7 @@ TABLE: Final[dict[str, str]] = {
     "ChainService/RecordDeadTransactions": "    . . . . . . . + .",
     "ChainService/AbandonInstruction": "        + . . . . . . + +",
     "ChainService/RecordObservations": "        . . . . . . . + .",
+    "ChainService/RecordMissedObservations": "  . . . . . . . + .",
     "ChainService/RecordReconciliation": "      . . . . . . . + .",
     "ChainService/RaiseDivergence": "           . . . . . . . + .",
     "ChainService/ResolveDivergence": "         + . . . . . . . .",
