@@ -39,7 +39,7 @@ from ledger.records import (  # at run time too: the declared types of State are
     ScheduledMultiplier,
     Subscription,
 )
-from ledger.request_window import RequestWindow, by_second
+from ledger.request_window import RequestWindow, by_second, span_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, MutableMapping, Sequence
@@ -395,7 +395,7 @@ class State:
 
     def window_holds(self, request_ids: Sequence[bytes], decision_time_us: int) -> bool:
         """Return whether these ids can be remembered together, up to a decision time: one by one, none would be forgotten or too old."""
-        return self.window_has_room(len(request_ids), int.from_bytes(min(request_ids)[:6], "big") // 1000, decision_time_us)
+        return self.window_has_room(len(request_ids), span_ms(request_ids)[0] // 1000, decision_time_us)
 
     def window_has_room(self, count: int, oldest_second: int, decision_time_us: int) -> bool:
         """Return whether so many ids can be remembered together, the oldest of which was made in this second."""
