@@ -43,7 +43,7 @@ def crash_worker(folder: Path, *, instructions: int, kills: int, seed: int, sequ
         market.transfer("book:alice", first, 100_000)
         market.settle()
         market.close()
-        server = parties.enter_context(ServerProcess(store, "--local-principals", "true"))
+        server = parties.enter_context(ServerProcess(store, local_principals=True))
         operators = parties.enter_context(Operators(server.address))
         node_url = rig.node_url
         if fault_share:
