@@ -29,6 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import chains
 import server
 
 from ledger import Ledger, vectors
@@ -103,6 +104,11 @@ class Bench:
         elif share is not None:
             reached, target = rates.ratio >= share, f">= {share} of it"
         self.results.append(Result(name, unit, rates.figure, rates.limit, limit_name, target, reached, rates.ratio))
+        print_result(self.results[-1])
+
+    def tell(self, name: str, unit: str, figure: float) -> None:
+        """Keep a figure that has no limit beside it."""
+        self.results.append(Result(name, unit, figure, None, "", "", None, None))
         print_result(self.results[-1])
 
 
@@ -416,6 +422,12 @@ def measure_postgres(bench: Bench) -> None:
             server.measure_postgres(bench, uri, funded, transfers, in_turns)
 
 
+def measure_evm(bench: Bench) -> None:
+    """Instructions to finality on an EVM chain, beside its node."""
+    with chains.evm(f"sqlite:///{bench.path()}") as chain:
+        chains.measure(bench, in_turns, chain)
+
+
 # ---- what a person sees ----------------------------------------------------------------------------------------------------------------
 
 
@@ -453,6 +465,7 @@ MEASURES = {
     "transfers": measure_transfers,
     "server": measure_server,
     "postgres": measure_postgres,
+    "evm": measure_evm,
     "replay": measure_replay,
     "flatness": measure_flatness,
 }

@@ -26,6 +26,7 @@ from chain_adapters.evm import steps
 from chain_adapters.evm.artifacts import load
 from chain_adapters.evm.chain_view import ChainView, checksummed, position_of, transactions_of
 from chain_adapters.evm.codec import NotDecodable, decode_answer, encode_call
+from chain_adapters.evm.multiplier_view import BlockClock, schedule_at
 from chain_adapters.evm.node import BLOCKS_MAX, Node, NodeAway, NodeError, NodeNonsense, NodeRefused, RawLog, read_number
 from chain_adapters.evm.observation import Landed, Watched, digests, landed_message, observe, version_of
 from chain_adapters.evm.preparing import INSTRUCTIONS_PER_TRANSACTION_MAX, Preparation, check_funds, outcome_of, recorded
@@ -40,6 +41,7 @@ from chain_adapters.evm.transactions import (
     replacement_fees,
     transaction_hash,
 )
+from chain_adapters.multipliers import Schedule, tell_in_force
 from chain_adapters.protocol import (
     OBSERVATIONS_PER_RANGE_MAX,
     ChainDescription,
@@ -145,6 +147,7 @@ class EvmAdapter:
         self._lock = threading.Lock()
         self._finalised = ChainPosition()
         self._beacons: dict[str, str] = {}
+        self._lists: dict[str, str] = {}
         self._fee_max = settings.whole_number("fee_max_wei", FEE_MAX_WEI)
         self._priority_min = settings.whole_number("priority_min_wei", 0)
         self._blocks_max = max(1, settings.whole_number("blocks_max", BLOCKS_MAX))
@@ -220,7 +223,7 @@ class EvmAdapter:
         final = view.final(self._settings.finality_depth).number
         if final < state.cursor.number:
             raise NodeAway(f"the node has finalised block {final}, the ledger has read {state.cursor.number}")
-        fees = self._fees(view)
+        fees = self.fees(view)
         round_ = Preparation(self.chain, view, final, fees, self._places, self._settings.signers.keys(), state)
         return round_.run(instructions)
 
@@ -231,7 +234,7 @@ class EvmAdapter:
         idle = cancel and not last.instructions
         if (not cancel or idle) and not is_underpriced(old.fees, self._base_fee(view)):
             return None
-        fees = replacement_fees(old.fees, self._fees(view), most=self._fee_max)
+        fees = replacement_fees(old.fees, self.fees(view), most=self._fee_max)
         if fees is None:
             return None  # the operator's limit: what is recorded waits for lower fees
         newer = old.cancellation(address_of(last.key), fees) if cancel else old.with_fees(fees)
@@ -298,8 +301,8 @@ class EvmAdapter:
         if last <= after.number:
             return None
         watched = self._watched(view, deployments)
-        addresses = sorted(watched.keys() | {one.beacon for one in watched.values() if one.beacon})
         last = min(last, after.number + self._blocks_max)
+        addresses = sorted(watched.keys() | _beacons(watched) | self._deny_lists(view, watched, after.number, last))
         logs: list[RawLog] = []
         through = after.number
         for reached, found in view.node.logs(addresses, after.number + 1, last, self._blocks_max) if addresses else [(last, [])]:
@@ -311,7 +314,7 @@ class EvmAdapter:
         read = ObservedRange(chain=self.chain, after=after)
         complete = after.number
         for number, together in itertools.groupby(logs, key=lambda log: log.block):
-            seen = self._observations(view, watched, list(together), by_hash)
+            seen = self._observations(view, watched, addresses, list(together), by_hash)
             if read.observations and len(read.observations) + len(seen) > observations_max:
                 through = complete
                 break
@@ -319,8 +322,9 @@ class EvmAdapter:
             complete = number
         for one in ours:
             if one.number <= through:
-                read.landed.append(self._landed_message(view, one, watched, logs))
+                read.landed.append(self._landed_message(view, one, addresses, logs))
         read.through.CopyFrom(view.position(through))
+        tell_in_force(read, deployments, BlockClock(view), lambda one: self._schedule(view, one, after), observations_max)
         self._check_supply(view, read, deployments)
         self._check_history(view, after)
         return read
@@ -383,6 +387,9 @@ class EvmAdapter:
         except ValueError:
             raise DeploymentUnfit(self.chain, f"{token} does not end in an address of 20 bytes") from None
 
+    def _schedule(self, view: ChainView, deployment: Deployment, after: ChainPosition) -> Schedule | None:
+        return schedule_at(view, self._token(deployment.token), after.number, self._blocks_max)
+
     def _beacon(self, view: ChainView, token: str) -> str:
         """Return the beacon of a proxy of ours, which it can never change; empty for another contract."""
         with self._lock:
@@ -405,13 +412,38 @@ class EvmAdapter:
             watched[token.lower()] = Watched(deployment.token, native, beacon)
         return watched
 
+    def _deny_lists(self, view: ChainView, watched: dict[str, Watched], after: int, last: int) -> set[str]:
+        """Return the lists that our tokens ask, in lower case: by the code of before a range and by that of its end.
+
+        A list is part of the code of a token. One node keeps no state of so long ago: then by the code of now.
+        """
+        lists: set[str] = set()
+        for beacon in _beacons(watched):
+            for at in (after, last):
+                try:
+                    code = str(view.ask("TokenBeacon", beacon, "implementation()", at=at))
+                except (NodeRefused, NotDecodable):
+                    code = str(view.ask("TokenBeacon", beacon, "implementation()"))
+                lists.add(self._deny_list_of(view, code).lower())
+        return lists
+
+    def _deny_list_of(self, view: ChainView, code: str) -> str:
+        with self._lock:
+            known = self._lists.get(code)
+        if known is None:
+            known = str(view.ask(TOKEN, code, "denyList()"))
+            with self._lock:
+                self._lists[code] = known
+        return known
+
     def _base_fee(self, view: ChainView) -> int:
         found = view.block("latest")
         if found is None or "baseFeePerGas" not in found:
             raise NodeUnfit(self.chain, "the newest block has no base fee: the chain is from before EIP-1559")
         return read_number(found["baseFeePerGas"])
 
-    def _fees(self, view: ChainView) -> Fees:
+    def fees(self, view: ChainView) -> Fees:
+        """Return the fees to offer now, within the operator's limits."""
         try:
             priority = view.node.number("eth_maxPriorityFeePerGas")
         except NodeRefused:
@@ -463,25 +495,24 @@ class EvmAdapter:
         return [landed for _, _, landed in sorted(found, key=lambda one: one[:2])]
 
     def _observations(
-        self, view: ChainView, watched: dict[str, Watched], logs: Sequence[RawLog], ours: dict[str, Landed]
+        self, view: ChainView, watched: dict[str, Watched], addresses: Collection[str], logs: Sequence[RawLog], ours: dict[str, Landed]
     ) -> list[Observation]:
         """Return what the logs of one block say."""
         seen: list[Observation] = []
         for transaction, together in itertools.groupby(logs, key=lambda log: log.transaction):
             told = list(together)
-            self._check_receipt(view.receipt(transaction), told, watched)
+            self._check_receipt(view.receipt(transaction), told, addresses)
             version = ours[transaction].version if transaction in ours else None
             seen += observe(self.chain, self._places.ledger, watched, told, version)
         for index, one in enumerate(seen):
             one.index = index
         return seen
 
-    def _check_receipt(self, receipt: dict[str, Any], told: Sequence[RawLog], watched: dict[str, Watched]) -> None:
+    def _check_receipt(self, receipt: dict[str, Any], told: Sequence[RawLog], addresses: Collection[str]) -> None:
         """Hold the logs of a transaction against its receipt: a node that leaves some out is found out.
 
         Raises: NodeNonsense.
         """
-        addresses = watched.keys() | {one.beacon for one in watched.values()}
         try:
             expected = [read_number(log["logIndex"]) for log in receipt["logs"] if str(log["address"]).lower() in addresses]
         except (KeyError, TypeError) as error:
@@ -511,11 +542,11 @@ class EvmAdapter:
                     f"{read.through.number}, and the logs told make a difference of {told}"
                 )
 
-    def _landed_message(self, view: ChainView, landed: Landed, watched: dict[str, Watched], logs: Sequence[RawLog]) -> LandedTransaction:
+    def _landed_message(self, view: ChainView, landed: Landed, addresses: Collection[str], logs: Sequence[RawLog]) -> LandedTransaction:
         receipt = view.receipt(landed.transaction)
         message = landed_message(landed, receipt)
         if receipt.get("status") == "0x1":
-            self._check_receipt(receipt, [log for log in logs if log.transaction == landed.transaction], watched)
+            self._check_receipt(receipt, [log for log in logs if log.transaction == landed.transaction], addresses)
             return message
         message.failure, message.failure_text = self._failure(view, landed, receipt)
         return message
@@ -562,6 +593,10 @@ def connect(settings: ChainSettings) -> EvmAdapter:
     Raises: ValueError for settings that cannot be.
     """
     return EvmAdapter(settings)
+
+
+def _beacons(watched: dict[str, Watched]) -> set[str]:
+    return {one.beacon for one in watched.values() if one.beacon}
 
 
 def _address(name: str, text: str) -> str:

@@ -27,6 +27,7 @@ class ChainView:
 
     def __init__(self, node: Node) -> None:
         self.node = node
+        self._receipts: dict[str, dict[str, Any]] = {}
 
     # Blocks
 
@@ -88,14 +89,16 @@ class ChainView:
         data = encode_call(contract, signature, *arguments)
         return decode_answer(contract, signature, self.call(target, data, at=at))
 
-    def call(self, target: str, data: bytes, *, sender: str = "", at: int | str | dict[str, Any] = "latest") -> bytes:
-        """Return what a call answers, without sending it.
+    def call(self, target: str, data: bytes, *, sender: str = "", gas: int = 0, at: int | str | dict[str, Any] = "latest") -> bytes:
+        """Return what a call answers, without sending it; with `gas`, given no more than that.
 
         Raises: NodeRefused with what the contract reverted with.
         """
         question = {"to": target, "data": "0x" + data.hex()}
         if sender:
             question["from"] = sender
+        if gas:
+            question["gas"] = hex(gas)
         return read_bytes(self.node.call("eth_call", question, hex(at) if isinstance(at, int) else at))
 
     def code(self, address: str, at: int | str = "latest") -> bytes:
@@ -148,15 +151,18 @@ class ChainView:
         yield from self._halve(sender, known, high)
 
     def receipt(self, transaction: str) -> dict[str, Any]:
-        """Return the receipt of a transaction that is in a block.
+        """Return the receipt of a transaction that is in a final block, asked for once.
 
         Raises: NodeAway where there is none, NodeNonsense for another's.
         """
+        if transaction in self._receipts:
+            return self._receipts[transaction]
         found = self.node.call("eth_getTransactionReceipt", transaction)
         if found is None:
             raise NodeAway(f"the node has no receipt of {transaction}")
         if not isinstance(found, dict) or found.get("transactionHash") != transaction or not isinstance(found.get("logs"), list):
             raise NodeNonsense(f"asked for the receipt of {transaction}, told something else")
+        self._receipts[transaction] = found
         return found
 
 

@@ -9,7 +9,7 @@ Source: the Solidity ABI specification.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
@@ -61,8 +61,8 @@ def encode_call(contract: str, signature: str, *arguments: Any) -> bytes:
 
     Raises: KeyError for a signature the contract does not have, eth_abi's EncodingError for arguments that do not fit.
     """
-    member = _members(contract, "function")[signature]
-    return function_signature_to_4byte_selector(signature) + encode(_types(member["inputs"]), arguments)
+    selector, types = _function(contract, signature)
+    return selector + encode(types, arguments)
 
 
 def encode_creation(contract: str, *arguments: Any) -> bytes:
@@ -99,18 +99,14 @@ def decode_event(contract: str, topics: Sequence[bytes], data: bytes) -> Event |
 
     Raises: NotDecodable if it is that event by its topic and not by its content.
     """
-    member = _events(contract).get(topics[0]) if topics else None
-    if member is None:
+    shape = _events(contract).get(topics[0]) if topics else None
+    if shape is None:
         return None
-    indexed = [part for part in member["inputs"] if part["indexed"]]
-    if len(indexed) != len(topics) - 1:
-        _malformed(f"{member['name']} has {len(topics) - 1} indexed fields, not {len(indexed)}")
-    if any(part["type"].endswith(_DYNAMIC) for part in indexed):
-        _malformed(f"{member['name']} has an indexed field that is only told by its hash")
-    values = {part["name"]: _decode([part], topic)[0] for part, topic in zip(indexed, topics[1:], strict=True)}
-    rest = [part for part in member["inputs"] if not part["indexed"]]
-    values |= {part["name"]: value for part, value in zip(rest, _decode(rest, data), strict=True)}
-    return Event(member["name"], {part["name"]: values[part["name"]] for part in member["inputs"]})
+    if len(shape.indexed) != len(topics) - 1:
+        _malformed(f"{shape.name} has {len(topics) - 1} indexed fields, not {len(shape.indexed)}")
+    values = [_decode_types((kind,), topic)[0] for kind, topic in zip(shape.indexed, topics[1:], strict=True)]
+    values += _decode_types(shape.rest, data)
+    return Event(shape.name, {name: values[place] for name, place in shape.places})
 
 
 def decode_refusal(contract: str, data: bytes) -> ContractRefusal:
@@ -140,22 +136,101 @@ def _members(contract: str, kind: str) -> dict[str, dict[str, Any]]:
 
 
 @functools.cache
-def _events(contract: str) -> dict[bytes, dict[str, Any]]:
-    return {event_abi_to_log_topic(cast("Any", member)): member for member in _members(contract, "event").values()}
+def _function(contract: str, signature: str) -> tuple[bytes, tuple[str, ...]]:
+    """Return a function's selector and the types of its arguments."""
+    return function_signature_to_4byte_selector(signature), _types(_members(contract, "function")[signature]["inputs"])
 
 
-def _types(parts: Sequence[dict[str, Any]]) -> list[str]:
-    return [str(collapse_if_tuple(cast("Any", part))) for part in parts]
+@dataclass(frozen=True, slots=True)
+class _EventShape:
+    """How an event's fields are told: the indexed ones each in a topic, the others together."""
+
+    name: str
+    indexed: tuple[str, ...]
+    rest: tuple[str, ...]
+    places: tuple[tuple[str, int], ...]
+    """Each field's name, as the event declares them, and its place among the values as they are told."""
+
+
+@functools.cache
+def _events(contract: str) -> dict[bytes, _EventShape]:
+    return {event_abi_to_log_topic(cast("Any", member)): _shape(member) for member in _members(contract, "event").values()}
+
+
+def _shape(member: dict[str, Any]) -> _EventShape:
+    indexed = [part for part in member["inputs"] if part["indexed"]]
+    hashed = [part["name"] for part in indexed if part["type"].endswith(_DYNAMIC)]
+    assert not hashed, f"{member['name']} tells {hashed} by a hash alone"
+    told = [part["name"] for part in (*indexed, *(part for part in member["inputs"] if not part["indexed"]))]
+    rest = [part for part in member["inputs"] if not part["indexed"]]
+    places = tuple((part["name"], told.index(part["name"])) for part in member["inputs"])
+    return _EventShape(member["name"], _types(indexed), _types(rest), places)
+
+
+def _types(parts: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    return tuple(str(collapse_if_tuple(cast("Any", part))) for part in parts)
 
 
 def _decode(parts: Sequence[dict[str, Any]], data: bytes) -> list[Any]:
-    types = _types(parts)
+    return _decode_types(_types(parts), data)
+
+
+def _decode_types(types: tuple[str, ...], data: bytes) -> list[Any]:
+    """Read values of these types; what each needs but one word of is read here, a tenth of the library's time.
+
+    Raises: NotDecodable.
+    """
+    readers = [_WORDS.get(kind) for kind in types]
     try:
-        values = decode(types, data)
-    except (DecodingError, OverflowError, UnicodeDecodeError) as error:
+        if all(readers):
+            return [cast("_Word", read)(_word(data, place)) for place, read in enumerate(readers)]
+        return [_normal(kind, value) for kind, value in zip(types, decode(types, data), strict=True)]
+    except (DecodingError, NotDecodable, OverflowError, UnicodeDecodeError) as error:
         message = f"{len(data)} bytes are not ({', '.join(types)}): {error}"
         raise NotDecodable(message) from error
-    return [_normal(kind, value) for kind, value in zip(types, values, strict=True)]
+
+
+def _word(data: bytes, place: int) -> bytes:
+    word = data[place * WORD_BYTES : (place + 1) * WORD_BYTES]
+    if len(word) != WORD_BYTES:
+        _malformed("they end too early")
+    return word
+
+
+def _number(bits: int) -> _Word:
+    def read(word: bytes) -> int:
+        number = int.from_bytes(word)
+        if number >> bits:
+            _malformed(f"{number} has more than {bits} bits")
+        return number
+
+    return read
+
+
+def _flag(word: bytes) -> bool:
+    return bool(_number(1)(word))
+
+
+def _address(word: bytes) -> str:
+    if any(word[: WORD_BYTES - _ADDRESS_BYTES]):
+        _malformed("an address has more than 20 bytes")
+    return _checksummed(word[-_ADDRESS_BYTES:])
+
+
+@functools.lru_cache(maxsize=65_536)
+def _checksummed(address: bytes) -> str:
+    """Write an address with its checksum, a hash that wallets which come again need not be given again."""
+    return str(to_checksum_address(address))
+
+
+_Word = Callable[[bytes], Any]
+_ADDRESS_BYTES = 20
+_WORDS: dict[str, _Word] = {
+    "address": _address,
+    "bool": _flag,
+    "bytes32": bytes,
+    **{f"uint{bits}": _number(bits) for bits in (8, 64, 80, 128, 256)},
+}
 
 
 def _normal(kind: str, value: Any) -> Any:

@@ -10,6 +10,7 @@ costs 5,000 gas instead of 22,100.
 
 from __future__ import annotations
 
+import functools
 import re
 
 from eth_utils.crypto import keccak
@@ -39,5 +40,6 @@ def read_instruction_id(ledger: str, written: bytes) -> str:
     return f"{int.from_bytes(written[-NUMBER_BYTES:])}-{position}"
 
 
+@functools.lru_cache(maxsize=64)
 def _ledger_part(ledger: str) -> bytes:
     return bytes(keccak(text=ledger)[:LEDGER_BYTES])

@@ -76,3 +76,17 @@ class LocalSigner:
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("a key is not copied to another process by pickling")
+
+
+def open_signer(chain: str, content: bytes, passphrase: str = "") -> LocalSigner:
+    """Return the signer of what a key's file or variable has: an encrypted keystore, or a secret of 64 hex digits.
+
+    Raises: KeyUnusable.
+    """
+    try:
+        text = content.decode("ascii")
+    except UnicodeDecodeError:
+        raise KeyUnusable("it is neither a keystore nor a secret in hex") from None
+    if text.lstrip().startswith("{"):
+        return LocalSigner.from_keystore(chain, text, passphrase)
+    return LocalSigner.from_text(chain, text)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from eth_utils.abi import function_signature_to_4byte_selector
+from eth_utils.address import to_checksum_address
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from chain_adapters.evm import roles, token_events
@@ -21,8 +22,13 @@ from chain_adapters.evm.transactions import payload_of_landed, read_payload
 from stockledger.v1.chains_pb2 import LandedTransaction, Observation, ObservationKind, Transaction
 
 _BEACON: Final = "TokenBeacon"
+_DENY_LIST: Final = "DenyList"
 _FREEZE_ACCOUNT: Final = bytes(function_signature_to_4byte_selector("freezeAccount(bytes32,address,bool,bytes)"))
 _K = ObservationKind
+_OF_OTHERS: Final = frozenset(
+    {_K.OBSERVATION_KIND_TRANSFER, _K.OBSERVATION_KIND_MINT, _K.OBSERVATION_KIND_BURN, _K.OBSERVATION_KIND_MULTIPLIER}
+)
+"""What is told of somebody else's token: what may be ours, and what a unit of it stands for by ERC-8056."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,23 +91,25 @@ def observe(
         chain: CAIP-2 id.
         ledger: The ledger's id.
         watched: Tokens by address, in lower case.
-        logs: Of these tokens and their beacons, all of one transaction.
+        logs: Of these tokens, their beacons and the deny lists they ask, all of one transaction.
         ours: The recorded version that the transaction is.
 
     Raises: NotDecodable for a log of a native token that is not what its topic says.
     """
-    groups = _instructions(ledger, watched, logs, ours)
-    for log in logs:
-        one = watched.get(log.address.lower())
+    tokens = [watched.get(log.address.lower()) for log in logs]
+    facts = [None if one is None else _fact(one, log) for one, log in zip(tokens, logs, strict=True)]
+    told = [(log, fact) for log, fact in zip(logs, facts, strict=True) if fact is not None]
+    groups = _instructions(ledger, watched, told, ours)
+    for one, log, fact in zip(tokens, logs, facts, strict=True):
         if one is None:
-            yield from _code_changes(watched, log)
+            is_beacon = log.address.lower() in {each.beacon.lower() for each in watched.values()}
+            yield from _code_changes(watched, log) if is_beacon else _list_changes(chain, log)
             continue
-        fact = _fact(one, log)
         if fact is None:
             continue
         instruction, operation = groups.get((log.block, log.index), ("", b""))
         for seen in _seen(chain, fact, operation):
-            if not one.native and seen.kind not in (_K.OBSERVATION_KIND_TRANSFER, _K.OBSERVATION_KIND_MINT, _K.OBSERVATION_KIND_BURN):
+            if not one.native and seen.kind not in _OF_OTHERS:
                 continue
             seen.token = one.token
             seen.transaction = log.transaction
@@ -121,13 +129,12 @@ def _fact(watched: Watched, log: RawLog) -> Fact | None:
 
 
 def _instructions(
-    ledger: str, watched: Mapping[str, Watched], logs: Sequence[RawLog], ours: Transaction | None
+    ledger: str, watched: Mapping[str, Watched], told: Sequence[tuple[RawLog, Fact]], ours: Transaction | None
 ) -> dict[tuple[int, int], tuple[str, bytes]]:
     """Return, by place of a log, the instruction that it is the effect of and the operation that did it."""
     found: dict[tuple[int, int], tuple[str, bytes]] = {}
     for address, one in watched.items():
-        told = [(log, _fact(one, log)) for log in logs if log.address.lower() == address]
-        facts = [(log, fact) for log, fact in told if fact is not None]
+        facts = [(log, fact) for log, fact in told if log.address.lower() == address]
         place = 0
         for done, effects in token_events.effects_by_instruction(fact for _, fact in facts):
             place += done is not None
@@ -223,3 +230,24 @@ def _code_changes(watched: Mapping[str, Watched], log: RawLog) -> Iterator[Obser
                 subject=subject,
                 value="" if address == token_events.ZERO_ADDRESS else address,
             )
+
+
+def _list_changes(chain: str, log: RawLog) -> Iterator[Observation]:
+    """Tell whom a deny list bars, and who may change it; of no token, since all tokens of an issuer ask the same."""
+    event = decode_event(_DENY_LIST, log.topics, log.data)
+    if event is None:
+        return
+    where = f"deny list {to_checksum_address(log.address)}"
+    source = f"{chain}:{event.fields.get('account', '')}"
+    if event.name == "DenialSet":
+        value = "true" if event.fields["denied"] else "false"
+        seen = Observation(kind=_K.OBSERVATION_KIND_BAR, source=source, subject=where, value=value)
+    elif event.name in ("RoleGranted", "RoleRevoked"):
+        role, account = event.fields["role"], event.fields["account"]
+        subject = f"{roles.NAMES.get(role, role.hex())} of {where}"
+        value = account if event.name == "RoleGranted" else ""
+        seen = Observation(kind=_K.OBSERVATION_KIND_AUTHORITY, source=source, subject=subject, value=value)
+    else:
+        return  # the reason before, a cancellation, a handover that has not come about: nothing is set by them
+    seen.transaction, seen.number = log.transaction, log.block
+    yield seen

@@ -39,13 +39,22 @@ class NotPossible(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A call that carries out one instruction. `line` is set for a mint, which others may join in one batch."""
+    """A call that carries out one instruction. `made` is the line of a mint, which others may join in one batch, or else the call."""
 
     instruction: Instruction
     contract: str
     target: str
-    data: bytes
-    line: Line | None = None
+    made: bytes | Line
+
+    @property
+    def line(self) -> Line | None:
+        """The line of a mint."""
+        return self.made if isinstance(self.made, Line) else None
+
+    @property
+    def data(self) -> bytes:
+        """The call that does this alone."""
+        return token_calls.mint([self.made]).data if isinstance(self.made, Line) else self.made
 
     @property
     def alone(self) -> bool:
@@ -116,8 +125,7 @@ def step_of(view: ChainView, instruction: Instruction, places: Places, key: str)
     if maker is not None:
         identity = instruction_id(places.ledger, instruction.instruction)
         reason = (instruction.legal_reference or f"{places.ledger}/{instruction.instruction}").encode()
-        call, line = maker(view, instruction, identity, reason, key)
-        return Step(instruction, TOKEN, address_of(instruction.token), call, line)
+        return Step(instruction, TOKEN, address_of(instruction.token), maker(view, instruction, identity, reason, key))
     if instruction.kind == _K.INSTRUCTION_KIND_SEND:
         data = encode_call(TOKEN, "transfer(address,uint256)", address_of(instruction.destination), raw_of(instruction))
         return Step(instruction, TOKEN, address_of(instruction.token), data)
@@ -146,49 +154,45 @@ def seconds_of(instruction: Instruction) -> int:
     return max(0, -(-instruction.effective_time.ToMicroseconds() // _US))
 
 
-Made = tuple[bytes, Line | None]
+def _mint(_: ChainView, one: Instruction, identity: bytes, __: bytes, ___: str) -> Line:
+    return Line(identity, address_of(one.destination), raw_of(one))
 
 
-def _mint(_: ChainView, one: Instruction, identity: bytes, __: bytes, ___: str) -> Made:
-    line = Line(identity, address_of(one.destination), raw_of(one))
-    return token_calls.mint([line]).data, line
-
-
-def _burn(view: ChainView, one: Instruction, identity: bytes, reason: bytes, key: str) -> Made:
+def _burn(view: ChainView, one: Instruction, identity: bytes, reason: bytes, key: str) -> bytes:
     """Burn by force where the key may; otherwise what the holder approved, or the key's own."""
     token, source, units = address_of(one.token), address_of(one.source), raw_of(one)
     if source != key and view.ask(TOKEN, token, "hasRole(bytes32,address)", roles.FORCED_BURNER, key):
-        return token_calls.forced_burn(identity, source, units, reason).data, None
-    return token_calls.burn([Line(identity, source, units)]).data, None
+        return token_calls.forced_burn(identity, source, units, reason).data
+    return token_calls.burn([Line(identity, source, units)]).data
 
 
-def _force(_: ChainView, one: Instruction, identity: bytes, reason: bytes, __: str) -> Made:
-    return token_calls.forced_transfer(identity, address_of(one.source), address_of(one.destination), raw_of(one), reason).data, None
+def _force(_: ChainView, one: Instruction, identity: bytes, reason: bytes, __: str) -> bytes:
+    return token_calls.forced_transfer(identity, address_of(one.source), address_of(one.destination), raw_of(one), reason).data
 
 
-def _freeze(_: ChainView, one: Instruction, identity: bytes, reason: bytes, __: str) -> Made:
-    return token_calls.freeze_account(identity, address_of(one.source), one.frozen, reason).data, None
+def _freeze(_: ChainView, one: Instruction, identity: bytes, reason: bytes, __: str) -> bytes:
+    return token_calls.freeze_account(identity, address_of(one.source), one.frozen, reason).data
 
 
-def _freeze_units(_: ChainView, one: Instruction, identity: bytes, reason: bytes, __: str) -> Made:
-    return token_calls.freeze_units(identity, address_of(one.source), raw_of(one), reason).data, None
+def _freeze_units(_: ChainView, one: Instruction, identity: bytes, reason: bytes, __: str) -> bytes:
+    return token_calls.freeze_units(identity, address_of(one.source), raw_of(one), reason).data
 
 
-def _pause(_: ChainView, one: Instruction, identity: bytes, reason: bytes, __: str) -> Made:
-    return token_calls.set_pauses(identity, pauses_of(one), reason).data, None
+def _pause(_: ChainView, one: Instruction, identity: bytes, reason: bytes, __: str) -> bytes:
+    return token_calls.set_pauses(identity, pauses_of(one), reason).data
 
 
-def _multiplier(view: ChainView, one: Instruction, identity: bytes, reason: bytes, _: str) -> Made:
+def _multiplier(view: ChainView, one: Instruction, identity: bytes, reason: bytes, _: str) -> bytes:
     """Name the multiplier set last, so that a step of somebody else's in between is not overwritten unseen."""
     expected = int(view.ask(TOKEN, address_of(one.token), "newUIMultiplier()"))
-    return token_calls.schedule_multiplier(identity, expected, int(one.multiplier), seconds_of(one), reason).data, None
+    return token_calls.schedule_multiplier(identity, expected, int(one.multiplier), seconds_of(one), reason).data
 
 
-def _allotment(_: ChainView, one: Instruction, identity: bytes, __: bytes, ___: str) -> Made:
-    return token_calls.set_allotment(identity, raw_of(one)).data, None
+def _allotment(_: ChainView, one: Instruction, identity: bytes, __: bytes, ___: str) -> bytes:
+    return token_calls.set_allotment(identity, raw_of(one)).data
 
 
-_MAKERS: Final[dict[int, Callable[[ChainView, Instruction, bytes, bytes, str], Made]]] = {
+_MAKERS: Final[dict[int, Callable[[ChainView, Instruction, bytes, bytes, str], bytes | Line]]] = {
     _K.INSTRUCTION_KIND_MINT: _mint,
     _K.INSTRUCTION_KIND_BURN: _burn,
     _K.INSTRUCTION_KIND_FORCE_TRANSFER: _force,
@@ -201,17 +205,17 @@ _MAKERS: Final[dict[int, Callable[[ChainView, Instruction, bytes, bytes, str], M
 
 
 def _report(view: ChainView, one: Instruction, places: Places) -> Step:
-    """Publish the reserve as of its decision, or of the newest block where the ledger's clock is ahead of the chain's."""
+    """Publish the reserve as of its oldest evidence, or of the newest block where custodians' clocks are ahead of the chain's."""
     feed = places.feeds.get(one.instrument, "")
     if not feed:
         raise NotPossible(f"no reserve feed of {one.instrument} is named; set the option reserve_feed:{one.instrument}")
     try:
-        shares = Reserve.FromString(one.note).reserve_shares_e8
+        reserve = Reserve.FromString(one.note)
     except DecodeError as error:
         raise NotPossible(f"the note of {one.instruction} is no Reserve") from error
     decimals = int(view.ask(FEED, feed, "decimals()"))
-    scaled = max(shares, 0) * 10**decimals // 10**SHARES_DECIMALS
-    as_of = min(one.decision_time.ToSeconds(), view.position(view.newest()).time.ToSeconds())
+    scaled = max(reserve.reserve_shares_e8, 0) * 10**decimals // 10**SHARES_DECIMALS
+    as_of = min(reserve.as_of_time.ToSeconds(), view.position(view.newest()).time.ToSeconds())
     identity = instruction_id(places.ledger, one.instruction)
     digest = hashlib.sha256(one.note).digest()
     data = encode_call(FEED, "publish(bytes32,uint128,uint64,bytes32)", identity, scaled, as_of, digest)

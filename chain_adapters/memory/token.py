@@ -174,8 +174,9 @@ class Token:
         return []
 
     def _bar(self, operation: dict[str, Any], _: Collection[str], __: int) -> list[dict[str, Any]]:
-        (self.barred.add if operation["barred"] else self.barred.discard)(operation["account"])
-        return []
+        account, barred = operation["account"], bool(operation["barred"])
+        (self.barred.add if barred else self.barred.discard)(account)
+        return [{"kind": "BAR", "source": account, "subject": OWNER, "value": "true" if barred else "false"}]
 
     def _set_authority(self, operation: dict[str, Any], _: Collection[str], __: int) -> list[dict[str, Any]]:
         self.roles[operation["role"]] = operation["address"]

@@ -79,14 +79,14 @@ def observe(
     Raises: TransactionNotUnderstood.
     """
     effects = {id(effect): mint for mint in tokens for effect in effects_on(mint, transaction)}
-    net = _net_freezes(transaction)
+    lasting = _lasting_changes(transaction, are_ours=bool(ours))
     found: list[Observation] = []
     step = ""
     for done in transaction.done:
         if isinstance(done, Memo):
             step = _step_of(done.text, ours)
         mint = effects.get(id(done))
-        if mint is None or (isinstance(done, FreezeChanged) and net.get(done.account) is not done):
+        if mint is None or (isinstance(done, FreezeChanged | PauseChanged) and id(done) not in lasting):
             continue
         for one in _observations(chain, mint, transaction, done):
             one.token = tokens[mint]
@@ -101,8 +101,8 @@ def observe(
 
 
 def _step_of(memo: str, ours: Sequence[str]) -> str:
-    """Return the instruction that a memo announces: "stockledger:<ledger>/<instruction>"."""
-    instruction = memo.rpartition("/")[2]
+    """Return the instruction that a memo announces: "stockledger:<ledger>/<instruction>", and its legal ground behind a space."""
+    instruction = memo.partition(" ")[0].rpartition("/")[2]
     return instruction if memo.startswith(MEMO_PREFIX) and instruction in ours else ""
 
 
@@ -117,13 +117,22 @@ def _joined(found: list[Observation], one: Observation) -> bool:
     return True
 
 
-def _net_freezes(transaction: LandedTransaction) -> dict[Pubkey, FreezeChanged]:
-    """Return the change of each account that lasts: thaw, transfer, freeze leaves it as it was, and is no change."""
-    changes: dict[Pubkey, list[FreezeChanged]] = {}
+def _lasting_changes(transaction: LandedTransaction, *, are_ours: bool) -> set[int]:
+    """Return the ids of freezes and pauses that last: thaw, transfer, freeze leaves an account as it was, and is no change.
+
+    A thaw fails on an account that is not frozen. A resume does not fail on a mint that is not paused, so that in a transaction of others
+    every pause counts; ours resumes what it pauses again only where it is paused, and nothing else of ours changes that meanwhile.
+    """
+    changes: dict[Pubkey, list[tuple[int, bool]]] = {}
+    lasting = set()
     for done in transaction.done:
         if isinstance(done, FreezeChanged):
-            changes.setdefault(done.account, []).append(done)
-    return {account: several[-1] for account, several in changes.items() if several[0].is_frozen == several[-1].is_frozen}
+            changes.setdefault(done.account, []).append((id(done), done.is_frozen))
+        elif isinstance(done, PauseChanged) and are_ours:
+            changes.setdefault(done.mint, []).append((id(done), done.is_paused))
+        elif isinstance(done, PauseChanged):
+            lasting.add(id(done))
+    return lasting | {several[-1][0] for several in changes.values() if several[0][1] == several[-1][1]}
 
 
 def _observations(chain: str, mint: Pubkey, transaction: LandedTransaction, done: Done) -> Iterator[Observation]:

@@ -24,6 +24,8 @@ TRANSACTION_BYTES_MAX: Final = 1232
 
 _SIGNATURE_BYTES: Final = 64
 MEMO_PREFIX: Final = "stockledger:"
+LEGAL_REFERENCE_BYTES_MAX: Final = 140
+"""All of it in ASCII; elsewhere what its 140 characters begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Step:
 
     instruction_id: str
     instructions: tuple[Instruction, ...]
+    legal_reference: str = ""
+    """The ground of enforcement, told in the memo."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +69,13 @@ def fee_lamports_max(message: bytes, compute_units: int, microlamports: int) -> 
     return signatures * 5000 + -(-compute_units * microlamports // 1_000_000)
 
 
-def memo_text(instruction_id: str) -> str:
-    """Return what the memo of a step says."""
-    return MEMO_PREFIX + instruction_id
+def memo_text(step: Step) -> str:
+    """Return what the memo of a step says, of its legal ground no more than a transaction has room for.
+
+    Example: "stockledger:acme/12-0 court order 12/2026".
+    """
+    ground = step.legal_reference.encode()[:LEGAL_REFERENCE_BYTES_MAX].decode(errors="ignore")
+    return f"{MEMO_PREFIX}{step.instruction_id} {ground}".rstrip()
 
 
 def plan(steps: Sequence[Step], payer: Pubkey, nonces: Sequence[DurableNonce], microlamports: int) -> list[PlannedTransaction]:
@@ -112,7 +120,7 @@ def _transaction(steps: Sequence[Step], payer: Pubkey, nonce: DurableNonce, micr
     """Return the transaction of exactly these steps, or None if it would be too large."""
     advance = programs.advance_nonce(nonce.account, nonce.authority)  # must be the first for the chain to see a durable transaction
     price = programs.set_compute_unit_price(microlamports)
-    done = [part for step in steps for part in (programs.memo(memo_text(step.instruction_id)), *step.instructions)]
+    done = [part for step in steps for part in (programs.memo(memo_text(step)), *step.instructions)]
     compute_units = compute.bound([advance, price, price, *done])  # the limit, not made yet, uses what the price does
     if compute_units > programs.COMPUTE_UNITS_MAX:
         return None

@@ -68,6 +68,35 @@ class KeypairSigner:
         return bytes(self._keypair.sign_message(message))
 
 
+class ChainSigner:
+    """A key under its account at one chain, as `ChainSettings` wants its signers."""
+
+    def __init__(self, chain: str, signer: Signer) -> None:
+        self.account = f"{chain}:{signer.public_key}"
+        self._signer = signer
+
+    def __repr__(self) -> str:
+        return f"ChainSigner({self.account})"
+
+    def sign(self, payload: bytes) -> bytes:
+        return self._signer.sign(payload)
+
+
+def open_signer(chain: str, content: bytes, passphrase: str = "") -> ChainSigner:  # noqa: ARG001 - these keys are never encrypted
+    """Open a key as the Solana command line writes it: a JSON list of 64 bytes.
+
+    Raises: ValueError; the content itself is in no message.
+    """
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        text = ""
+    try:
+        return ChainSigner(chain, KeypairSigner.from_text(text))
+    except KeyMalformed as wrong:
+        raise ValueError(str(wrong)) from None
+
+
 def required_signers(message: bytes) -> list[Pubkey]:
     """Return whose signatures a message needs, in the order they stand in; the first pays."""
     decoded = Message.from_bytes(message)

@@ -306,6 +306,15 @@ def _balances(meta: Mapping[str, Any], keys: Sequence[Pubkey]) -> Iterator[Balan
         )
 
 
+def controls_changed(program: Pubkey, data: bytes, accounts: Sequence[Pubkey]) -> Iterator[Pubkey]:
+    """Yield the token accounts that an instruction of ours freezes or thaws, and the mints that it pauses or resumes."""
+    for one in _of_program(program, data, accounts, failed=False):
+        if isinstance(one, FreezeChanged):
+            yield one.account
+        elif isinstance(one, PauseChanged):
+            yield one.mint
+
+
 def _of_program(program: Pubkey, data: bytes, accounts: Sequence[Pubkey], *, failed: bool) -> list[Done]:
     """Read one instruction. In a failed transaction it may be nonsense: anybody can send that, and it must not stop a reader."""
     try:

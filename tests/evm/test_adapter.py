@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import hashlib
 import importlib.metadata
 import tomllib
@@ -12,10 +13,12 @@ import pytest
 from evm_market import MULTIPLIER, Market
 from evm_node import CHAIN_ID, ROOT
 from evm_world import CHAIN, DEPTH, World
+from google.protobuf.timestamp_pb2 import Timestamp
 
+from chain_adapters.evm import roles
 from chain_adapters.evm.adapter import connect
 from chain_adapters.evm.codec import encode_call
-from chain_adapters.evm.deployment import plan_token
+from chain_adapters.evm.deployment import plan_issuer, plan_token
 from chain_adapters.fault_proxy import FAULTS, FaultProxy
 from chain_adapters.protocol import (
     ENTRY_POINTS,
@@ -46,6 +49,7 @@ from stockledger.v1.common_pb2 import Operation
 from stockledger.v1.reserves_pb2 import Reserve
 
 K = ObservationKind
+NATIVE = DeploymentKind.DEPLOYMENT_KIND_NATIVE
 
 
 @pytest.fixture
@@ -121,8 +125,10 @@ def test_every_kind_of_instruction_is_carried_out_and_seen(world: World):
     ]
     for instruction, kind in done:
         observations, landed = world.carry_out(instruction)
-        assert kinds(observations) == [kind]
-        assert [one.instruction for one in observations] == [instruction.instruction]
+        effects = [one for one in observations if one.kind != ObservationKind.OBSERVATION_KIND_MULTIPLIER_IN_FORCE]
+        assert kinds(effects) == [kind]
+        assert [one.instruction for one in effects] == [instruction.instruction]
+        assert (observations != effects) == (kind == "MULTIPLIER"), "set for a time that is past, it is in force at once"
         assert [one.failure for one in landed] == [ChainFailure.CHAIN_FAILURE_UNSPECIFIED]
         if kind not in ("TRANSFER", "BURN"):
             assert world.fresh().prepare([instruction], world.state).satisfied == (instruction.instruction,)
@@ -171,7 +177,7 @@ def test_a_failure_on_chain_is_read_with_its_cause(world: World):
     world.send()
     world.mine(DEPTH + 1)
     observations, (landed,) = world.read()
-    assert observations == []
+    assert kinds(observations) == ["BAR"]
     assert landed.failure == ChainFailure.CHAIN_FAILURE_ACCOUNT_BARRED
     assert landed.failure_text.startswith("ERC7943CannotReceive")
 
@@ -326,16 +332,57 @@ def test_code_and_its_owner_are_seen_to_change(world: World):
     assert (seen.kind, seen.subject, seen.value) == (K.OBSERVATION_KIND_AUTHORITY, "code", market.plan.code)
 
 
+def test_what_the_deny_list_does_is_seen_once_for_all_tokens(world: World):
+    market = world.market
+    other = market.run_steps(plan_token(market.plan, market.terms("OTHR"))).address
+    world.deployments.append(Deployment(chain=CHAIN, instrument="OTHR", token=f"{CHAIN}/erc20:{other}", decimals=8, kind=NATIVE))
+    world.mine(DEPTH + 1)
+    world.read()
+    receipt = market.deny("bob", "carol")
+    market.as_owner("bridge", "crosschainMint(address,uint256)", "mallory", 10)
+    market.allow("bob")
+    market.send("admin", market.plan.deny_list, encode_call("DenyList", "grantRole(bytes32,address)", roles.ENFORCER, market["mallory"]))
+    world.mine(DEPTH + 1)
+    seen, landed = world.read()
+    assert kinds(seen) == ["BAR", "BAR", "MINT", "BAR", "AUTHORITY"]
+    bars = [one for one in seen if one.kind == K.OBSERVATION_KIND_BAR]
+    assert [(one.source, one.value) for one in bars] == [(world.at("bob"), "true"), (world.at("carol"), "true"), (world.at("bob"), "false")]
+    assert {(one.token, one.subject) for one in bars} == {("", f"deny list {market.plan.deny_list}")}
+    assert (bars[0].transaction, bars[0].number, bars[0].instruction) == (receipt.hash, receipt.block, "")
+    assert (seen[-1].token, seen[-1].subject, seen[-1].value) == ("", f"ENFORCER of deny list {market.plan.deny_list}", market["mallory"])
+    assert landed == []
+
+
+def test_the_deny_list_is_read_until_other_code_asks_another(world: World):
+    market = world.market
+    plan = plan_issuer(dataclasses.replace(market.issuer(), enforcer=market["mallory"]))
+    market.run_steps(*plan.steps)
+    denied = encode_call("DenyList", "deny(bytes32,address[],bytes)", market.id(), [market["bob"]], b"x")
+    market.send("mallory", plan.deny_list, denied)
+    market.deny("carol")
+    market.send("upgrader", market.plan.beacon, encode_call("TokenBeacon", "upgradeTo(address)", plan.code))
+    world.mine(DEPTH + 1)
+    seen, _ = world.read()
+    assert [one.source for one in seen if one.subject == f"deny list {market.plan.deny_list}"] == [world.at("carol")]
+    market.send("mallory", plan.deny_list, encode_call("DenyList", "deny(bytes32,address[],bytes)", market.id(), [market["alice"]], b"x"))
+    market.deny("alice")
+    world.mine(DEPTH + 1)
+    seen, _ = world.read()
+    assert [(one.source, one.subject) for one in seen] == [(world.at("alice"), f"deny list {plan.deny_list}")]
+
+
 def test_the_reserve_is_told_and_a_checkpoint_kept(market: Market):
     feed, anchor = market.feed(), market.anchor("acme.example/log")
     world = World(market, anchor=anchor, **{"reserve_feed:AAPLx": feed})
     assert ChainCapability.CHAIN_CAPABILITY_ANCHOR in world.fresh().inspect(world.deployment)
-    note = Reserve(instrument="AAPLx", reserve_shares_e8=123_456_789).SerializeToString(deterministic=True)
+    as_of = market.node.time() - 5000
+    reserve = Reserve(instrument="AAPLx", reserve_shares_e8=123_456_789, as_of_time=Timestamp(seconds=as_of))
+    note = reserve.SerializeToString(deterministic=True)
     checkpoint = f"acme.example/log\n42\n{base64.b64encode(bytes(range(32))).decode()}\n\n— acme AAAAAA==\n"
     told = world.wanted("REPORT_RESERVE", note=note)
     _, landed = world.carry_out(told, world.wanted("ANCHOR_CHECKPOINT", note=checkpoint.encode()))
     assert [one.failure for one in landed] == [ChainFailure.CHAIN_FAILURE_UNSPECIFIED] * 2
-    assert market.read("ReserveFeed", feed, "latestRoundData()")[1] == 123_456_789
+    assert market.read("ReserveFeed", feed, "latestRoundData()") == (1, 123_456_789, as_of, as_of, 1)
     assert market.read("CheckpointAnchor", anchor, "latestNote()") == checkpoint
     assert world.fresh().prepare([told], world.state).satisfied == (told.instruction,)
     bare = World(market)
@@ -351,7 +398,8 @@ def test_a_foreign_token_is_sent_and_seen(market: Market):
     assert world.fresh().inspect(world.deployments[0]) == {ChainCapability.CHAIN_CAPABILITY_SEND}
     market.send("bridge", foreign, encode_call("StockToken", "crosschainMint(address,uint256)", market["carol"], 100))
     world.mine(DEPTH + 1)
-    (came,), _ = world.read()
+    (*multiplier, came), _ = world.read()
+    assert kinds(multiplier) == ["MULTIPLIER", "MULTIPLIER_IN_FORCE"], "what it came with"
     assert (came.kind, came.destination, came.raw) == (K.OBSERVATION_KIND_MINT, world.at("carol"), "100")
     sent = world.wanted("SEND", 40, "carol", "alice", token=token)
     (seen,), _ = world.carry_out(sent)

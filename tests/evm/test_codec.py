@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import pytest
+from eth_abi.abi import decode
+from eth_abi.exceptions import DecodingError
+from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chain_adapters.evm import token_calls
-from chain_adapters.evm.codec import NotDecodable, decode_answer, decode_call, decode_event, decode_refusal, encode_call
+from chain_adapters.evm.codec import (
+    NotDecodable,
+    _decode_types,
+    decode_answer,
+    decode_call,
+    decode_event,
+    decode_refusal,
+    encode_call,
+)
 from chain_adapters.evm.token_calls import TOKEN, Line
 from chain_adapters.evm.token_events import InstructionDone, Moved, effects_by_instruction, read_fact
 
@@ -57,6 +68,25 @@ def test_no_bytes_crash_a_reader(data: bytes):
         except NotDecodable as error:
             assert str(error)  # noqa: PT017 - whichever of them it was
     assert str(decode_refusal(TOKEN, data))
+
+
+@given(st.lists(st.sampled_from(["address", "bool", "bytes32", "uint8", "uint64", "uint80", "uint128", "uint256"]), max_size=4), st.data())
+def test_single_words_are_read_as_the_library_reads_them(types: list[str], data: st.DataObject):
+    """Both by the same bytes: random ones, and such as have few bits set, of which more are well-formed."""
+    word = st.binary(min_size=32, max_size=32) | st.integers(0, 2).map(lambda n: n.to_bytes(32)) | addresses.map(_word_of)
+    content = b"".join(data.draw(word) for _ in types)[data.draw(st.sampled_from([0, 0, 0, 1])) :]
+    try:
+        told = zip(types, decode(types, content), strict=True)
+        expected = [to_checksum_address(value) if kind == "address" else value for kind, value in told]
+    except DecodingError:
+        with pytest.raises(NotDecodable):
+            _decode_types(tuple(types), content)
+    else:
+        assert _decode_types(tuple(types), content) == expected
+
+
+def _word_of(address: str) -> bytes:
+    return bytes.fromhex(address[2:]).rjust(32, b"\0")
 
 
 def test_an_address_without_code_answers_nothing():

@@ -26,6 +26,8 @@ from chain_adapters.evm.transactions import (
     replacement_fees,
     transaction_hash,
 )
+from services.chain_worker.keys import open_signers
+from services.settings import SettingsError
 
 CHAIN = f"eip155:{CHAIN_ID}"
 SECRET = b"\x42" * 32
@@ -187,6 +189,18 @@ def test_a_keystore_that_does_not_open_is_refused():
     for text, password in ((keystore, "wrong"), ("{}", "right"), ("no json", "right"), ("[]", "right")):
         with pytest.raises(KeyUnusable):
             LocalSigner.from_keystore(CHAIN, text, password)
+
+
+def test_a_worker_opens_what_a_file_has():
+    account = LocalSigner(CHAIN, SECRET).account
+    keystore = LocalSigner(CHAIN, SECRET).keystore("right", kdf="pbkdf2", iterations=2)
+    secret = f"{SECRET.hex()}\n"
+    assert open_signers([f"{CHAIN}=env:KEY"], "", {"KEY": secret})[CHAIN].keys() == {account}
+    assert open_signers([f"{CHAIN}=env:KEY"], "right", {"KEY": keystore})[CHAIN].keys() == {account}
+    for text, passphrase in ((keystore, "wrong"), (secret[2:], ""), ("{", ""), ("\N{SNOWMAN}", "")):
+        with pytest.raises(SettingsError) as refused:
+            open_signers([f"{CHAIN}=env:KEY"], passphrase, {"KEY": text})
+        assert text not in str(refused.value)
 
 
 @given(st.text(max_size=40), st.integers(0, 2**63 - 1), st.integers(0, 2**31 - 1))

@@ -37,6 +37,7 @@ from stockledger.v1.chains_pb2 import (
     RangeObserved,
     RecordObservationsRequest,
     RecordTransactionsRequest,
+    ResolveDivergenceRequest,
     Sequence,
     Transaction,
 )
@@ -51,6 +52,7 @@ TRANSIT, DIVERGENCE = f"transit:{A}", f"divergence:{A}"
 FREEZE, FREEZE_UNITS = ObservationKind.OBSERVATION_KIND_FREEZE, ObservationKind.OBSERVATION_KIND_FREEZE_UNITS
 PAUSE, MULTIPLIER = ObservationKind.OBSERVATION_KIND_PAUSE, ObservationKind.OBSERVATION_KIND_MULTIPLIER
 ALLOTMENT, AUTHORITY = ObservationKind.OBSERVATION_KIND_ALLOTMENT, ObservationKind.OBSERVATION_KIND_AUTHORITY
+BAR = ObservationKind.OBSERVATION_KIND_BAR
 FINAL, OPEN = InstructionState.INSTRUCTION_STATE_FINAL, InstructionState.INSTRUCTION_STATE_OPEN
 RECORDED, REFUSED = InstructionState.INSTRUCTION_STATE_RECORDED, InstructionState.INSTRUCTION_STATE_REFUSED
 BARRED, LACKING = ChainFailure.CHAIN_FAILURE_ACCOUNT_BARRED, ChainFailure.CHAIN_FAILURE_UNITS_INSUFFICIENT
@@ -165,6 +167,10 @@ MANY = [seen(TRANSFER, 0, ALICE, BOB, number=101, index=index) for index in rang
         ("FIELD_MISSING", observing(kind=MULTIPLIER)),
         ("FIELD_MALFORMED", observing(kind=FREEZE, value="yes")),
         ("FIELD_MISSING", observing(kind=AUTHORITY)),
+        ("FIELD_MISSING", observing(kind=BAR, value="true")),
+        ("FIELD_MISSING", observing(kind=BAR, value="true", subject="list 0x1", source="")),
+        ("FIELD_MALFORMED", observing(kind=BAR, value="yes", subject="list 0x1")),
+        ("FIELD_MISSING", observing(kind=FREEZE, value="true", token="")),
         ("FIELD_MALFORMED", observing(value="x" * 141)),
         ("FIELD_MISSING", observing(operations=[0])),
         ("FIELD_MALFORMED", observing(operations=[1, 1])),
@@ -315,6 +321,8 @@ def test_a_divergence_has_both_figures(books: Scenario, reader: Reader) -> None:
         (seen(ALLOTMENT, 2_000), True, ("1000", "2000")),
         (seen(AUTHORITY, subject="MINTER_ROLE", value="0xbad"), True, ("unchanged", "MINTER_ROLE: 0xbad")),
         (seen(AUTHORITY, subject="code"), True, ("unchanged", "code: nobody")),
+        (seen(BAR, source=BOB, subject="list 0x1", value="true"), True, ("not barred", "barred by list 0x1")),
+        (seen(BAR, source=BOB, subject="list 0x1", value="false"), False, None),
     ],
 )
 def test_what_nobody_decided_is_told(
@@ -325,6 +333,23 @@ def test_what_nobody_decided_is_told(
     assert kinds(events) == (["CONTROL_UNDECIDED"] if raised else [])
     if figures is not None:
         assert (events[-1].divergence.expected, events[-1].divergence.found) == figures
+
+
+def test_what_concerns_all_tokens_of_a_chain_is_told_once(books: Scenario, reader: Reader) -> None:
+    """One list that all tokens ask: of no token, and of each one that is to be halted by it."""
+    barred = seen(BAR, source=STRANGER, subject="list 0x1", value="true", token="")
+    role = seen(AUTHORITY, subject="ENFORCER_ROLE of list 0x1", value="0xbad", token="")
+    events = reader.see(barred, role)
+    assert [(each.divergence.instrument, each.divergence.account, each.divergence.halting) for each in events[1:]] == [
+        ("", STRANGER, False),
+        ("", "", False),
+    ]
+    assert STRANGER not in books.books._state.accounts
+    books.given(ResolveDivergenceRequest(divergence=events[1].divergence.divergence, cause="sanctions"), change(halt_on_divergence=True))
+    events = reader.see(barred)
+    assert [(each.divergence.instrument, each.divergence.account, each.divergence.halting) for each in events[1:]] == [
+        ("AAPLx", STRANGER, True)
+    ]
 
 
 def test_what_a_chain_is_set_to_is_kept(books: Scenario, reader: Reader) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 pytest.importorskip("solders", reason="solders is not installed: pip install 'stockledger[spl]'")
@@ -12,10 +14,8 @@ from spl_chain import SplChain
 
 @pytest.fixture(scope="session")
 def chain():
-    with solana_node() as node:
-        chain = SplChain(node)
+    with solana_node() as node, contextlib.closing(SplChain(node)) as chain:
         yield chain
-        chain.client.close()
 
 
 @pytest.fixture

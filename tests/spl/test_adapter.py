@@ -35,15 +35,20 @@ from chain_adapters.protocol import (
 from chain_adapters.spl import programs, token_2022
 from chain_adapters.spl.adapter import connect
 from chain_adapters.spl.addresses import TOKEN_2022_PROGRAM, chain_id
+from chain_adapters.spl.fees import PriceRange
 from chain_adapters.spl.multiplier import SCALE, encode_multiplier
+from chain_adapters.spl.signing import ChainSigner
+from chain_adapters.spl.transactions import decode
 from ledger import LedgerError
 from stockledger.v1.chains_pb2 import (
+    ChainCapability,
     ChainFailure,
     ChainKey,
     ChainKeyRole,
     ChainPosition,
     DeathProof,
     Deployment,
+    DeploymentKind,
     Instruction,
     InstructionKind,
     ObservationKind,
@@ -74,12 +79,6 @@ MINT, BURN, FORCE, FREEZE, PAUSE, MULTIPLIER, ANCHOR, SEND = (
 )
 
 
-class NamedSigner:
-    def __init__(self, chain, signer):
-        self.account = f"{chain}:{signer.public_key}"
-        self.sign = signer.sign
-
-
 class World:
     """A token, an adapter, and what the log would know: open transactions and the cursor."""
 
@@ -89,7 +88,7 @@ class World:
         self.chain = chain_id(chain.client.genesis_hash())
         self.keys = {"payer": chain.key(10_000_000_000), "reporter": chain.key()}
         self.keys |= {name: getattr(self.token, name) for name in ("minter", "guard", "delegate", "scaler")}
-        named = [NamedSigner(self.chain, signer) for signer in self.keys.values()]
+        named = [ChainSigner(self.chain, signer) for signer in self.keys.values()]
         options = {"nonces": "4", **options}
         signers = {one.account: one for one in named}
         self.settings = ChainSettings(self.chain, (chain.node.rpc_url,), signers, ledger="acme", options=options)
@@ -121,6 +120,7 @@ class World:
             token=self.caip19,
             kind=kind,
             role=role,
+            rank=0 if what in (FREEZE, PAUSE) else 1,
             units=units,
             raw=str(units),
             source="" if source is None else self.account(source),
@@ -193,7 +193,10 @@ def test_what_the_chain_and_the_token_can_do(world):
     described = world.adapter.describe()
     assert (described.chain, described.instructions_per_transaction_max) == (world.chain, 12)
     assert described.node.startswith("solana-core ")
-    assert world.adapter.inspect(world.deployment) == described.capabilities
+    send = {ChainCapability.CHAIN_CAPABILITY_SEND}
+    assert world.adapter.inspect(world.deployment) == described.capabilities - send
+    foreign = Deployment(token=world.caip19, decimals=8, kind=DeploymentKind.DEPLOYMENT_KIND_OMNIBUS)
+    assert world.adapter.inspect(foreign) == send
     for change, words in [
         ({"decimals": 6}, "has 8 decimals, registered are 6"),
         ({"token": f"{world.chain}/token:{Keypair().pubkey()}"}, "no mint of Token-2022"),
@@ -259,14 +262,25 @@ def test_many_instructions_share_transactions_as_far_as_nonces_go(world):
     instructions = [world.instruction(MINT, place + 1, destination=owner) for place, owner in enumerate(owners)]
     prepared = world.adapter.prepare(instructions, world.state)
     taken = [number for one in prepared.transactions for number in one.instructions]
-    assert len(prepared.transactions) == 4
+    assert len(prepared.transactions) == 3, "one nonce is kept for stops"
     assert taken == [one.instruction for one in instructions[: len(taken)]]
-    assert 16 <= len(taken) < 40
+    assert 12 <= len(taken) < 40
     observations, landed = world.carry_out(*instructions)
-    assert len(landed) == 4
+    assert len(landed) == 3
     minted = [(one.instruction, one.raw) for one in observations if one.kind == ObservationKind.OBSERVATION_KIND_MINT]
     assert sorted(minted) == sorted((one.instruction, one.raw) for one in instructions[: len(taken)])
     assert world.units(*owners[: len(taken)]) == [sum(range(1, len(taken) + 1)), *range(1, len(taken) + 1)]
+
+
+def test_options_that_cannot_be(world):
+    for options, words in (({"nonces": "1"}, "kept for stops"), ({"batch": "0"}, "at least one"), ({"batch": "two"}, "not a whole number")):
+        with pytest.raises(ValueError, match=words):
+            connect(dataclasses.replace(world.settings, options=options))
+    by_two = connect(dataclasses.replace(world.settings, options={"nonces": "4", "batch": "2"}))
+    asked = [world.instruction(MINT, 1, destination=Keypair().pubkey()) for _ in range(5)]
+    assert [len(one.instructions) for one in by_two.prepare(asked, world.state).transactions] == [2, 2, 1]
+    assert by_two.describe().instructions_per_transaction_max == 2
+    by_two.close()
 
 
 def test_one_that_failed_in_company_goes_alone(world, alice):
@@ -293,8 +307,100 @@ def test_freezing_and_seizing(world, alice, bob):
     assert kinds(observations) == ["TRANSFER"]  # the thaw and freeze around it change nothing that lasts
     assert world.token.account(world.token.open(alice)).is_frozen
     assert world.units(alice, bob) == [1_000, 600, 400]
+    observations, _ = world.carry_out(world.instruction(BURN, 100, source=alice))  # its guard enforces, and need not burn too
+    assert kinds(observations) == ["BURN"]
     observations, _ = world.carry_out(world.instruction(FREEZE, source=alice, frozen=False))
     assert [one.value for one in observations] == ["false"]
+
+
+def test_what_a_freeze_that_may_still_land_decides_waits_for_it(world, alice, bob):
+    """A seizure made before the freeze landed would fail for ever, and a mint made before the thaw be refused for ever."""
+    world.carry_out(world.instruction(MINT, 100, destination=alice))
+    freeze = world.instruction(FREEZE, source=alice, frozen=True)
+    seizure, other = world.instruction(FORCE, 40, alice, bob), world.instruction(MINT, 1, destination=bob)
+    prepared = world.record(freeze, seizure, other)
+    assert [list(one.instructions) for one in prepared.transactions] == [[freeze.instruction], [other.instruction]]
+    assert not prepared.refusals and not prepared.waiting
+    assert not world.record(seizure).transactions, "the freeze is recorded, and may land at any time"
+    for one in world.open:
+        world.adapter.send(one.versions[0])
+    world.read_until_landed()
+    world.carry_out(seizure)
+    thaw, mint = world.instruction(FREEZE, source=alice, frozen=False), world.instruction(MINT, 5, destination=alice)
+    prepared = world.record(thaw, mint)
+    assert [list(one.instructions) for one in prepared.transactions] == [[thaw.instruction]]
+    assert not prepared.refusals
+    world.adapter.send(world.open[0].versions[0])
+    world.read_until_landed()
+    world.carry_out(mint)
+    assert world.units(alice, bob) == [106, 65, 41]
+
+
+def test_a_seizure_goes_from_a_frozen_to_a_frozen_account(world, alice, bob):
+    world.carry_out(world.instruction(MINT, 100, destination=alice))
+    world.carry_out(*(world.instruction(FREEZE, source=owner, frozen=True) for owner in (alice, bob)))
+    seizure = world.instruction(FORCE, 40, alice, bob, legal_reference="court order 12/2026, \N{SNOWMAN}" + 110 * "\N{SNOWMAN}")
+    observations, [landed] = world.carry_out(seizure)
+    assert [(one.kind, one.instruction) for one in observations] == [(ObservationKind.OBSERVATION_KIND_TRANSFER, seizure.instruction)]
+    assert all(world.token.account(world.token.open(owner)).is_frozen for owner in (alice, bob))
+    [memo] = decode(world.node.client.transaction(landed.transaction)).memos
+    assert memo.startswith(f"stockledger:acme/{seizure.instruction} court order 12/2026, \N{SNOWMAN}")
+    assert world.units(alice, bob) == [100, 60, 40]
+
+
+def test_enforcement_lifts_the_one_pause_and_restores_it(world, alice, bob):
+    world.carry_out(world.instruction(MINT, 100, destination=alice))
+    world.carry_out(world.instruction(PAUSE, operations=[Operation.OPERATION_TRANSFER]))
+    seizure, again = world.instruction(FORCE, 40, alice, bob), world.instruction(FORCE, 1, alice, bob)
+    forced = world.instruction(BURN, 5, source=alice, legal_reference="order 13")
+    plain, resume = world.instruction(BURN, 5, source=alice), world.instruction(PAUSE)
+    prepared = world.record(seizure, again, resume)
+    assert [list(one.instructions) for one in prepared.transactions] == [[seizure.instruction]]
+    assert not world.record(resume).transactions, "a resume that lands first would leave the mint paused in the end"
+    world.adapter.send(world.open[0].versions[0])
+    observations, _ = world.read_until_landed()
+    assert kinds(observations) == ["TRANSFER"], "nothing that lasts has happened to the pause"
+    assert world.token.read().is_paused
+    assert world.record(plain).waiting == {plain.instruction: ChainFailure.CHAIN_FAILURE_PAUSED}
+    observations, _ = world.carry_out(forced)
+    assert kinds(observations) == ["BURN"]
+    enforcing = [key for key in world.chain_keys if ChainKeyRole.CHAIN_KEY_ROLE_PAUSER not in key.roles]
+    without = ProjectionState([world.deployment], enforcing, [], world.cursor)
+    assert world.adapter.prepare([again], without).waiting == {again.instruction: ChainFailure.CHAIN_FAILURE_PAUSED}
+    world.carry_out(resume)
+    assert world.units(alice, bob) == [95, 55, 40]
+
+
+def test_others_who_resume_and_pause_are_seen(world):
+    mint, guard = world.token.mint, world.token.guard
+    both = [token_2022.resume(mint, guard.public_key), token_2022.pause(mint, guard.public_key)]
+    landed = world.node.run(both, guard)
+    assert landed.error is None and world.token.read().is_paused
+    world.node.wait_final(landed.slot)
+    seen = wait_for(lambda: world.adapter.read(world.cursor, [world.deployment], []))
+    assert [list(one.operations) for one in seen.observations if one.number == landed.slot] == [[], [1, 2, 3]]
+
+
+def test_a_target_of_a_busy_mint_is_found_reached(world):
+    """Movements after the newest final slot say nothing of a pause; a pause there does."""
+    resume = world.instruction(PAUSE)
+    world.token.holder(units=1)
+    assert world.adapter.prepare([resume], world.state).satisfied == (resume.instruction,)
+    paused, resumed = (change(world.token.mint, world.token.guard.public_key) for change in (token_2022.pause, token_2022.resume))
+    assert world.node.run([paused, resumed], world.token.guard).error is None
+    assert world.adapter.prepare([resume], world.state).satisfied == ()
+
+
+def test_units_in_more_accounts_than_a_transaction_can_name_stop_nobody_else(world, bob):
+    owner = world.node.key()
+    world.token.mint_to(world.token.open(owner.public_key), 30)
+    for _ in range(30):
+        account = second_account(world, owner)
+        assert world.token.transfer(owner, world.token.open(owner.public_key), account, 1).error is None
+    everything, some = world.instruction(FORCE, 30, owner.public_key, bob), world.instruction(FORCE, 5, owner.public_key, bob)
+    prepared = world.record(everything, some)
+    assert prepared.waiting == {everything.instruction: ChainFailure.CHAIN_FAILURE_OTHER}
+    assert [list(one.instructions) for one in prepared.transactions] == [[some.instruction]]
 
 
 def test_an_owner_without_an_account_is_frozen_all_the_same(world, alice):
@@ -452,7 +558,7 @@ def test_keys_and_coin(world, alice):
     state = ProjectionState([world.deployment], retired, [], world.cursor)
     assert world.adapter.prepare([mint], state).waiting == {mint.instruction: ChainFailure.CHAIN_FAILURE_KEY_WITHOUT_ROLE}
     poor = World(world.node, priority_microlamports="1000000", priority_max="1000000000000")
-    poor.adapter._price_min = 10**12
+    poor.adapter._prices = PriceRange(10**12, 10**12)
     with contextlib.closing(poor.adapter), pytest.raises(FundsInsufficient, match="needed"):
         poor.adapter.prepare([poor.instruction(MINT, 10, destination=alice)], poor.state)
 
@@ -531,12 +637,12 @@ def test_the_holdings_of_many_owners_come_together(world):
     assert world.units(*holders) == [21, 7, 7, 7, *([0] * 57)]
 
 
-def test_units_in_several_accounts_of_one_owner_are_one_holding(world, bob):
-    """A second account beside the associated one: burned from both, and reported as one."""
-    owner, second = world.node.key(), world.node.key()
-    space = 165 + 1 + 4 + (4 + 1)
+def second_account(world, owner):
+    """Open an account of an owner beside the associated one."""
+    second, space = world.node.key(), 165 + 1 + 4 + (4 + 1)
+    lamports = world.node.client.rent(space)
     made = [
-        programs.create_account(world.node.payer.public_key, second.public_key, world.node.client.rent(space), space, TOKEN_2022_PROGRAM),
+        programs.create_account(world.node.payer.public_key, second.public_key, lamports, space, TOKEN_2022_PROGRAM),
         ChainInstruction(
             TOKEN_2022_PROGRAM,
             b"\x12" + bytes(owner.public_key),
@@ -544,10 +650,17 @@ def test_units_in_several_accounts_of_one_owner_are_one_holding(world, bob):
         ),
     ]
     assert world.node.run(made, second).error is None
+    return second.public_key
+
+
+def test_units_in_several_accounts_of_one_owner_are_one_holding(world, bob):
+    """A second account beside the associated one: burned from both, and reported as one."""
+    owner = world.node.key()
+    second = second_account(world, owner)
     world.token.mint_to(world.token.open(owner.public_key), 30)
-    world.token.mint_to(second.public_key, 12)
+    world.token.mint_to(second, 12)
     assert world.units(owner.public_key) == [42, 42]
-    inside = world.token.transfer(owner, second.public_key, world.token.open(owner.public_key), 2)
+    inside = world.token.transfer(owner, second, world.token.open(owner.public_key), 2)
     world.node.wait_final(inside.slot)
     burned = world.instruction(BURN, 40, source=owner.public_key)
     observations, _ = world.carry_out(burned)

@@ -17,7 +17,11 @@ from chain_adapters.spl import compute, programs, token_2022
 from chain_adapters.spl.addresses import MEMO_PROGRAM, associated_account, associated_account_and_bump
 from chain_adapters.spl.errors import KeyMalformed, SignatureWrong, TransactionTooLarge
 from chain_adapters.spl.planning import TRANSACTION_BYTES_MAX, DurableNonce, Step, _transaction, plan
-from chain_adapters.spl.signing import KeypairSigner, required_signers, sign, signature_of
+from chain_adapters.spl.signing import KeypairSigner, open_signer, required_signers, sign, signature_of
+from services.chain_worker.keys import open_signers
+from services.settings import SettingsError
+
+CHAIN = "solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp"
 
 PAYER, MINTER, MINT = (KeypairSigner(Keypair.from_seed(bytes([number]) * 32)) for number in (1, 2, 3))
 
@@ -162,6 +166,18 @@ def test_a_key_that_is_none_is_refused_and_never_shown(text, words):
     with pytest.raises(KeyMalformed, match=words) as refused:
         KeypairSigner.from_text(text)
     assert "hunter2" not in str(refused.value)
+
+
+def test_a_worker_opens_what_a_file_has():
+    signers = open_signers([f"{CHAIN}=env:KEY"], "", {"KEY": json.dumps(GOOD)})[CHAIN]
+    assert signers.keys() == {f"{CHAIN}:{PAYER.public_key}"}
+    assert signers[f"{CHAIN}:{PAYER.public_key}"].sign(b"x") == PAYER.sign(b"x")
+    for text in (json.dumps(GOOD[:63]), "hunter2", "\N{SNOWMAN}"):
+        with pytest.raises(SettingsError) as refused:
+            open_signers([f"{CHAIN}=env:KEY"], "", {"KEY": text})
+        assert text not in str(refused.value)
+    with pytest.raises(ValueError, match="no JSON list"):
+        open_signer(CHAIN, b"\xff")
 
 
 @given(st.binary(min_size=32, max_size=32), st.binary(max_size=200))

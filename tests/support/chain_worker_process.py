@@ -17,21 +17,22 @@ from stockledger.v1.chains_pb2 import InstructionState, ListInstructionsRequest,
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from chain_adapters.memory.rig import MemoryRig
+    from chain_adapters.rig import WorkedRig
 
 
 class WorkerProcess:
-    """`stockledger work` on one reference chain, killed and started again."""
+    """`stockledger work` on the chain of one rig, killed and started again."""
 
-    def __init__(self, rig: MemoryRig, ledger_address: str, folder: Path, *flags: str, node_url: str = "") -> None:
-        keys = []
-        for role, signer in rig.signers.items():
-            path = folder / f"{role}.seed"
-            path.write_text(signer.seed.hex())
-            keys += ["--chain-key", f"{rig.chain}={path}"]
-        chain = f"{rig.chain}={node_url or rig.node_url}"
-        self._command = [sys.executable, "-m", "services.cli.main", "work", "--ledger-address", ledger_address, "--chain", chain]
-        self._command += [*keys, "--chain-poll-ms", "20", "--chain-reconcile-seconds", "1", *flags]
+    def __init__(self, rig: WorkedRig, ledger_address: str, folder: Path, *flags: str, node_url: str = "") -> None:
+        given = ["--chain", f"{rig.chain}={node_url or rig.node_url}"]
+        for place, text in enumerate(rig.key_texts()):
+            path = folder / f"{place}.key"
+            path.write_text(text)
+            given += ["--chain-key", f"{rig.chain}={path}"]
+        for name, value in rig.options().items():
+            given += ["--chain-option", f"{rig.chain}={name}={value}"]
+        self._command = [sys.executable, "-m", "services.cli.main", "work", "--ledger-address", ledger_address, *given]
+        self._command += ["--chain-poll-ms", "20", "--chain-reconcile-seconds", "1", *flags]
         self._log = folder / "worker.log"
         self._folder = folder
         self.process: subprocess.Popen[bytes] | None = None
@@ -110,9 +111,9 @@ class Operators:
 
 
 class Ticking:
-    """Makes blocks, and now and then a fork short of finality, for as long as it lives."""
+    """Lets a chain go on, and now and then fork short of finality, for as long as it lives."""
 
-    def __init__(self, rig: MemoryRig, chance: random.Random, seconds: float = 0.03) -> None:
+    def __init__(self, rig: WorkedRig, chance: random.Random, seconds: float = 0.03) -> None:
         self._rig = rig
         self._chance = chance
         self._seconds = seconds
@@ -128,11 +129,8 @@ class Ticking:
         self._thread.join()
 
     def _run(self) -> None:
-        memory = self._rig.memory
         while not self._told.wait(self._seconds):
-            memory.produce()
-            if self._chance.random() < 0.05:
-                memory.reorganise(memory.finality_blocks, forget=self._chance.random() < 0.5)
+            self._rig.tick(self._chance)
 
 
 def wait_until(condition: Any, seconds: float, what: str, tell: Any = str) -> None:

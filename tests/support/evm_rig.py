@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Collection
+import random
+from collections.abc import Collection, Mapping
 from typing import Any, Final, Self
 
 from eth_account import Account
@@ -21,11 +22,13 @@ from chain_adapters.evm.deployment import plan_anchor, plan_reserve_feed, plan_t
 from chain_adapters.evm.keys import LocalSigner
 from chain_adapters.evm.steps import PAUSES
 from chain_adapters.protocol import ChainSettings
-from chain_adapters.rig import EVERY_CAPABILITY, Controls, Rig
+from chain_adapters.rig import EVERY_CAPABILITY, Controls, WorkedRig
 from stockledger.v1.chains_pb2 import ChainCapability, ChainKey, ChainKeyRole, Deployment, DeploymentKind
 
 GWEI: Final = 10**9
 COINS: Final = 10**21
+FORK_SHARE: Final = 0.05
+"""How often a tick takes the newest block out of the chain, with what is in it."""
 SIGNING: Final = {
     "MINTER": "minter",
     "BURNER": "forced_burner",
@@ -38,7 +41,7 @@ SIGNING: Final = {
 """Who signs for each role of the ledger; who pauses ends pauses too."""
 
 
-class EvmRig(Rig):
+class EvmRig(WorkedRig):
     """One node, where a block is final when two stand on it."""
 
     def __init__(self) -> None:
@@ -53,7 +56,8 @@ class EvmRig(Rig):
         self.node = self._stack.enter_context(evm_node("--slots-in-an-epoch", "1"))
         self.node_url = self.node.url
         self.market = Market(self.node)
-        self.signers = {role: LocalSigner(self.chain, secret_of(list(self.market.addresses).index(name))) for role, name in SIGNING.items()}
+        self._secrets = {role: secret_of(list(self.market.addresses).index(name)) for role, name in SIGNING.items()}
+        self.signers = {role: LocalSigner(self.chain, secret) for role, secret in self._secrets.items()}
         alice = self.market["alice"]
         self.bad_accounts = (f"{self.chain}:0x{alice[2:].swapcase()}", f"{self.chain}:0x12", f"eip155:1:{alice}", "book:alice")
         return self
@@ -128,6 +132,19 @@ class EvmRig(Rig):
     def mint_behind(self, token: str, destination: str, raw: int) -> None:
         self._act(self._at("bridge"), token, encode_call("StockToken", "crosschainMint(address,uint256)", _address(destination), raw))
 
+    def set_multiplier(self, token: str, multiplier: int, effective_time_us: int) -> bool:
+        """Let the issuer's administrator give a thief the role for one transaction; both changes are seen too."""
+        thief, seconds = self.make_wallet(), effective_time_us // 1_000_000
+        expected = self._ask(token, "newUIMultiplier()")
+        schedule = "scheduleMultiplier(bytes32,uint256,uint256,uint64,bytes)"
+        for sender, signature, arguments in (
+            (self._at("admin"), "grantRole(bytes32,address)", (roles.MULTIPLIER, _address(thief))),
+            (thief, schedule, (self.market.id(), expected, multiplier, seconds, b"stolen")),
+            (self._at("admin"), "revokeRole(bytes32,address)", (roles.MULTIPLIER, _address(thief))),
+        ):
+            self._act(sender, token, encode_call("StockToken", signature, *arguments))
+        return True
+
     def bar(self, token: str, account: str) -> bool:  # noqa: ARG002 - the list is of all tokens
         self.market.deny(_address(account))
         return True
@@ -147,6 +164,12 @@ class EvmRig(Rig):
     def finalise(self) -> None:
         self.node.call("anvil_mine", "0x3")
 
+    def pass_time(self, until_us: int) -> bool:
+        seconds = until_us // 1_000_000
+        if self.node.time() < seconds:
+            self.node.mine_at(seconds)
+        return True
+
     def reorganise(self) -> bool:
         self.node.call("anvil_reorg", 1, [])
         return True
@@ -160,6 +183,20 @@ class EvmRig(Rig):
         self.node.call("anvil_mine", "0x1")
         return True
 
+    # What a worker of its own process is given
+
+    def key_texts(self) -> Collection[str]:
+        return [secret.hex() for secret in self._secrets.values()]
+
+    def options(self) -> Mapping[str, str]:
+        return self._options
+
+    def tick(self, chance: random.Random) -> None:
+        if chance.random() < FORK_SHARE:
+            self.reorganise()
+        else:
+            self.node.call("anvil_mine", "0x1")
+
     # A look of its own
 
     def supply(self, token: str) -> int:
@@ -172,9 +209,9 @@ class EvmRig(Rig):
         frozen = {account: self._ask(token, "freezeOf(address)", _address(account)) for account in accounts}
         paused = self._ask(token, "pauses()")
         try:
-            reports = self.market.read("ReserveFeed", self._feed, "latestRoundData()")[0]
+            reserve = self.market.read("ReserveFeed", self._feed, "latestRoundData()")[1]
         except NodeRefused:
-            reports = 0
+            reserve = 0
         return Controls(
             frozen=frozenset(account for account, (whole, _) in frozen.items() if whole),
             frozen_raw=next(iter(frozen.values()))[1] if frozen else 0,
@@ -182,7 +219,7 @@ class EvmRig(Rig):
             multiplier=self._ask(token, "uiMultiplier()"),
             multiplier_next=self._ask(token, "newUIMultiplier()"),
             allotment=self._ask(token, "allotment()"),
-            reserve_reports=reports,
+            reserve_shares_e8=reserve,
             anchors=self.market.read("CheckpointAnchor", self._anchor, "count()"),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -51,12 +51,19 @@ class SplChain:
         self.client = RpcClient(node.rpc_url)
         self.payer = KeypairSigner(Keypair.from_bytes(node.payer))
 
+    def close(self) -> None:
+        self.client.close()
+
     def key(self, lamports: int = 0) -> KeypairSigner:
         """Make a new key, with lamports of its own if asked for."""
         signer = KeypairSigner(Keypair())
         if lamports:
-            self.run([transfer_lamports(self.payer.public_key, signer.public_key, lamports)])
+            self.fund(signer.public_key, lamports)
         return signer
+
+    def fund(self, address: Pubkey, lamports: int) -> None:
+        landed = self.run([transfer_lamports(self.payer.public_key, address, lamports)])
+        assert landed.error is None, landed.error
 
     def message(self, instructions: Iterable[Instruction], blockhash: Hash | None = None) -> bytes:
         recent = Hash.from_string(self.client.latest_blockhash()) if blockhash is None else blockhash
@@ -95,20 +102,32 @@ class SplChain:
         return Token(self, **changes)
 
 
+class Powers(NamedTuple):
+    """The four keys among which the powers over an xStock are shared out."""
+
+    minter: KeypairSigner
+    guard: KeypairSigner
+    delegate: KeypairSigner
+    scaler: KeypairSigner
+
+
 class Token:
     """A mint set up as xStocks' are, with four keys for its powers."""
 
-    def __init__(self, chain: SplChain, **changes: Any) -> None:
+    def __init__(
+        self, chain: SplChain, *, mint_key: KeypairSigner | None = None, powers: Powers | None = None, symbol: str = SYMBOL, **changes: Any
+    ) -> None:
         self.chain = chain
-        self.mint_key, self.minter, self.guard, self.delegate, self.scaler = (chain.key() for _ in range(5))
-        powers = Authorities.of_four(
+        self.mint_key = mint_key or chain.key()
+        self.minter, self.guard, self.delegate, self.scaler = powers or Powers(*(chain.key() for _ in range(4)))
+        authorities = Authorities.of_four(
             mint=self.minter.public_key,
             freeze_and_pause=self.guard.public_key,
             permanent_delegate=self.delegate.public_key,
             multiplier=self.scaler.public_key,
         )
         self.mint = self.mint_key.public_key
-        self.setup = MintSetup(self.mint, powers, NAME, SYMBOL, URI, **changes)
+        self.setup = MintSetup(self.mint, authorities, NAME, symbol, URI, **changes)
         instructions = create_mint(self.setup, chain.payer.public_key, chain.client.rent(space(self.setup)))
         self.made = chain.run(instructions, self.mint_key, self.minter)
         assert self.made.error is None, self.made.error
