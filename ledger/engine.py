@@ -5,7 +5,7 @@
 
 Whoever calls, the commands of all threads that wait are decided one after the other on the provisional state, their entries are
 appended in one transaction, and only then does anybody get an answer: booked, refused or repeated. If the append fails, the state is
-put back from its old values and nobody was told anything.
+put back from its old values and nobody was told anything. Who reads while a batch is flushed puts it back for that time too.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from ledger.clock import Reckoning, SystemClock
 from ledger.digest import state_digest
 from ledger.errors import InvalidRequest, LedgerError, refusal
 from ledger.fair_lock import FairLock
+from ledger.identity import identify
 from ledger.log.store import AppendConflict, AppendDoubtful, open_log
 from ledger.packing import Run
 from ledger.reads import READS
 from ledger.reads.books import holding_units
-from ledger.records import NEVER
-from ledger.request_ids import AHEAD_MS_MAX, RequestIds, format_request_id, parse_request_id, request_digest, request_id_time_ms
+from ledger.request_ids import RequestIds, format_request_id, request_digest
 from ledger.rules import ARITHMETIC_VERSION, EVENT_FIELDS, RULES, TOPICS, decide, fold
-from ledger.rules.checks import check_id, check_not_late, time_us, utc_text
+from ledger.rules.checks import check_id, time_us
 from ledger.rules.context import Context
 from ledger.rules.opening import FORMAT_VERSION
 from ledger.rules.packed import TRANSFERS_PER_ENTRY_MAX
@@ -483,7 +483,7 @@ class Ledger:
         now_us = state.next_decision_time_us(batch.now_us)
         digest = request_digest(command)
         try:
-            request_id, location = self._identify(command, principal, now_us)
+            request_id, location = identify(state, command, principal, now_us, self._request_ids.make)
             if location is not None:
                 return self._repeat(rule, location, digest, request_id, batch)
             events = decide(state, command, Context(now_us, principal, functools.partial(self._entry, batch=batch)))
@@ -501,9 +501,9 @@ class Ledger:
         while position < len(commands):
             now_us = state.next_decision_time_us(batch.now_us)
             run = Run(state, RULES[TransferUnitsRequest], principal, now_us)
-            identify = functools.partial(self._identify, principal=principal, now_us=now_us)
+            identify_now = functools.partial(identify, state, principal=principal, now_us=now_us, make_id=self._request_ids.make)
             start = position
-            position = run.gather(commands, start, identify, outcomes, make_id=self._request_ids.make)
+            position = run.gather(commands, start, identify_now, outcomes, make_id=self._request_ids.make)
             run.decide(outcomes)
             if run.positions:
                 run.index = state.size
@@ -514,34 +514,6 @@ class Ledger:
                 outcomes[position] = self._decide_one(commands[position], principal, batch)
                 position += 1
         return outcomes
-
-    def _identify(self, command: Any, principal: str, now_us: int) -> tuple[bytes, int | None]:
-        """Check what stands around every command; return its request id, and where it was booked before, if it was."""
-        unknown = find_unknown_field(command)
-        if unknown is not None:
-            message = f"field {unknown} of {command.DESCRIPTOR.name} is not known to this version"
-            raise refusal(Reason.REASON_FIELD_MALFORMED, message, field=unknown)
-        not_after_us = time_us("not_after_time", command.not_after_time) if command.HasField("not_after_time") else NEVER
-        text = command.request_id
-        if not text:
-            check_not_late(not_after_us, now_us)
-            return self._request_ids.make(now_us // 1000), None
-        request_id = parse_request_id(text)
-        id_time_ms = request_id_time_ms(request_id)
-        if id_time_ms > now_us // 1000 + AHEAD_MS_MAX:
-            message = f"request id {text} is of {utc_text(id_time_ms * 1000)}, more than five minutes ahead"
-            raise refusal(Reason.REASON_REQUEST_ID_FROM_FUTURE, message, request_id=text, decision_time=utc_text(now_us))
-        requests = self._state.requests
-        if id_time_ms < requests.low_water_second * 1000:
-            low_water = utc_text(requests.low_water_second * 1_000_000)
-            message = (
-                f"request id {text} is older than {low_water}, from when on repeats are recognised; FindRequest tells if it was booked"
-            )
-            raise refusal(Reason.REASON_REQUEST_ID_EXPIRED, message, request_id=text, low_water_time=low_water)
-        location = requests.find(request_id + principal.encode(), id_time_ms)
-        if location is None:
-            check_not_late(not_after_us, now_us)
-        return request_id, location
 
     def _book(
         self, rule: Any, events: list[Any], batch: _Batch, *, principal: str, now_us: int, request_id: bytes, digest: bytes

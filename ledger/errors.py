@@ -19,6 +19,7 @@ All of them are expected in normal operation. A bug is an AssertionError or anot
 
 from __future__ import annotations
 
+from stockledger.reasons import kind_of
 from stockledger.v1.errors_pb2 import Reason
 
 DOMAIN = "stockledger"
@@ -88,13 +89,13 @@ class DataLoss(LedgerError):
     """Stored bytes or checkpoints contradict each other; a human must look."""
 
 
-def _class_of(reason: Reason.ValueType) -> type[LedgerError]:
-    if reason in _EXCEPTIONS_BY_REASON:
-        return _EXCEPTIONS_BY_REASON[reason]
-    for last, exception in _EXCEPTIONS_BY_RANGE:
-        if reason <= last:
-            return exception
-    return LedgerError
+_KINDS: dict[str, type[LedgerError]] = {
+    kind.__name__: kind
+    for kind in (
+        *(LedgerError, NotPermitted, InvalidRequest, RequestIdRefused, NotFound, RuleViolated),
+        *(ActionDue, BeyondLog, Overloaded, Unavailable, DataLoss),
+    )
+}
 
 
 def refusal(reason: Reason.ValueType, message: str, **metadata: object) -> LedgerError:
@@ -102,26 +103,8 @@ def refusal(reason: Reason.ValueType, message: str, **metadata: object) -> Ledge
 
     Example: `raise refusal(Reason.REASON_INSTRUMENT_NOT_FOUND, "no instrument ZZZx", instrument="ZZZx")`.
     """
-    return _class_of(reason)(reason, message, **metadata)
+    return _KINDS[kind_of(reason)](reason, message, **metadata)
 
 
 def _rebuild(reason: Reason.ValueType, message: str, metadata: dict[str, str]) -> LedgerError:
     return refusal(reason, message, **metadata)
-
-
-_EXCEPTIONS_BY_REASON: dict[int, type[LedgerError]] = {
-    Reason.REASON_ACTION_DUE: ActionDue,
-    Reason.REASON_TOO_MANY_REQUESTS: Overloaded,
-    Reason.REASON_MESSAGE_TOO_LARGE: Overloaded,
-}
-# The enum is numbered in blocks; the last number of each block and the exception of the block.
-_EXCEPTIONS_BY_RANGE: tuple[tuple[int, type[LedgerError]], ...] = (
-    (9, NotPermitted),
-    (19, InvalidRequest),
-    (29, RequestIdRefused),
-    (49, NotFound),
-    (99, RuleViolated),
-    (109, BeyondLog),
-    (119, Unavailable),
-    (129, DataLoss),
-)

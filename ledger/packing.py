@@ -17,11 +17,11 @@ from ledger import vectors
 from ledger.answers import Booked
 from ledger.errors import LedgerError
 from ledger.request_ids import AHEAD_MS_MAX, digest_of
+from ledger.requested_runs import read_requests
 from ledger.rules import ARITHMETIC_VERSION
 from ledger.rules.checks import check_free
 from ledger.rules.columns import acceptable_at_once, have_profiles
 from ledger.rules.packed import TRANSFERS_PER_ENTRY_MAX, legs_by_instrument
-from ledger.rules.requested_runs import read_requests
 from ledger.rules.runs import Transfers
 from ledger.rules.transfers import check_transfer, goes_by_chain
 from ledger.sent_transfers import SentTransfers

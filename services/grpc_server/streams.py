@@ -320,6 +320,7 @@ class _TransferStream:
             reader.cancel()
             for job in self._jobs:
                 job.abandoned = True
+                job.future.cancel()  # nobody will ask what became of it
 
     async def _read_ahead(self) -> None:
         """Read messages and put their transfers in line, no further ahead than may be unanswered."""

@@ -422,21 +422,24 @@ def test_a_block_left_by_an_exception_does_not_wait(server, broker):
 
 
 def test_a_stream_through_cuts_and_swallowed_answers(server):
-    with Proxy(server.server.port) as proxy, Client(proxy.address, principal="broker-a", seconds=20) as client:
+    with Proxy(server.server.port) as proxy, Client(proxy.address, principal="broker-a", seconds=60) as client:
         stop = threading.Event()
 
         def break_it():
+            """Cut, swallow answers, and cut, each when something has come through since, however slow the machine is."""
             for turn in itertools.count():
-                time.sleep(0.3)
+                answered, swallowed = len(outcomes), proxy.swallowed_bytes
+                while len(outcomes) < answered + 200 and proxy.swallowed_bytes == swallowed and not stop.is_set():
+                    time.sleep(0.01)
                 proxy.swallow = turn % 3 == 1
                 if turn % 3 != 1:
                     proxy.cut()
                 if stop.is_set():
                     return
 
+        outcomes = []
         breaker = threading.Thread(target=break_it, daemon=True)
         breaker.start()
-        outcomes = []
         with client.transfer_stream(window=200) as stream:
             for _ in range(20_000):
                 stream.send(transfer())

@@ -28,6 +28,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
+from stockledger.reasons import kind_of
 from stockledger.v1.errors_pb2 import Reason
 
 if TYPE_CHECKING:
@@ -119,36 +120,20 @@ class NoAnswer(LedgerError):
     """Nothing that the ledger said: the connection broke, or the time ran out. A command may be booked all the same."""
 
 
-_BY_REASON: Final[dict[int, type[LedgerError]]] = {
-    Reason.REASON_ACTION_DUE: ActionDue,
-    Reason.REASON_TOO_MANY_REQUESTS: Overloaded,
-    Reason.REASON_MESSAGE_TOO_LARGE: Overloaded,
+_KINDS: Final[dict[str, type[LedgerError]]] = {
+    kind.__name__: kind
+    for kind in (
+        *(LedgerError, NotPermitted, InvalidRequest, RequestIdRefused, NotFound, RuleViolated),
+        *(ActionDue, BeyondLog, Overloaded, Unavailable, DataLoss),
+    )
 }
-# The enum is numbered in blocks (errors.proto); the last number of each block and the exception of the block.
-_BY_BLOCK: Final[tuple[tuple[int, type[LedgerError]], ...]] = (
-    (9, NotPermitted),
-    (19, InvalidRequest),
-    (29, RequestIdRefused),
-    (49, NotFound),
-    (99, RuleViolated),
-    (109, BeyondLog),
-    (119, Unavailable),
-    (129, DataLoss),
-)
-
-
-def exception_of(reason: int) -> type[LedgerError]:
-    """Return the exception class of a reason's number."""
-    if reason in _BY_REASON:
-        return _BY_REASON[reason]
-    return next((kind for last, kind in _BY_BLOCK if 0 < reason <= last), LedgerError)
 
 
 def refused(reason_name: str, message: str, metadata: Mapping[str, str], **more: Any) -> LedgerError:
     """Make the exception of a reason by its name, as ErrorInfo and TransferRefusal tell it."""
     name = f"REASON_{reason_name}"
     number = Reason.Value(name) if name in Reason.keys() else 0  # noqa: SIM118 - not a dict
-    return exception_of(number)(reason_name, message, metadata, **more)
+    return _KINDS[kind_of(number)](reason_name, message, metadata, **more)
 
 
 def error_of(call: grpc.RpcError) -> LedgerError:

@@ -13,7 +13,7 @@ from scenario import START_US, account, holder, stock
 
 from ledger import Ledger, vectors
 from ledger.request_ids import format_request_id, parse_request_id
-from ledger.rules.requested_runs import read_requests
+from ledger.requested_runs import read_requests
 from stockledger.v1.transfers_pb2 import TransferUnitsRequest
 
 pytestmark = pytest.mark.skipif(vectors.numpy is None, reason="columns need numpy")
