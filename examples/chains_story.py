@@ -470,6 +470,7 @@ class ChainsStory:
 
     def split(self) -> None:
         """Tesla splits 3 for 1. No unit moves: the multiplier does, on both chains, at the moment that was announced."""
+        self.solana.keep_time()
         at = int(time.time()) + 5
         moment = Timestamp(seconds=at)
         dates = {"ex_date": "2026-11-22", "record_date": "2026-11-22", "payment_date": "2026-11-22"}
