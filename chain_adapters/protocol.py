@@ -363,6 +363,7 @@ class ChainAdapter(Protocol):
         that others sent to the token through other programs. `landed` has each of `open_transactions` that landed in the range, done
         or failed, recognised by its payload made again from what the chain has. An observation names an instruction only where it
         is the effect of one that the landed version carries: of the same kind, accounts and raw units, each instruction once.
+        A multiplier that takes effect is told in the range in which the chain's time passes its moment, by `multipliers.tell_in_force`.
         Two calls with the same arguments give ranges of which one is the beginning of the other.
 
         Raises: HistoryChanged when the node has another hash at `after`; NodeUnfit; ChainUnavailable.

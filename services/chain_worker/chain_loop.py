@@ -30,6 +30,8 @@ PAUSE_SECONDS_MAX: Final = 10.0
 """After something failed: the first pause, which doubles each time, and the longest."""
 DEFAULT_RETRY_SECONDS: Final = 1.0
 """What ChainUnavailable says where the node has said nothing."""
+RETRY_SECONDS_MAX: Final = 300.0
+"""However long a node asks for: it may have been told another limit since, and an operator another node."""
 RANGES_PER_TURN_MAX: Final = 50
 """Ranges that are read before the projector has its turn again."""
 _log = logging.getLogger(LOGGER)
@@ -179,6 +181,6 @@ class ChainLoop:
 
 
 def _retry_seconds(error: Exception) -> float:
-    """Return for how long a node asks to be left alone; one that does not say so is asked again as soon as the pause allows."""
+    """Return when a node asks to be left alone until; one that does not say so is asked again as soon as the pause allows."""
     asked = error.retry_after_seconds if isinstance(error, ChainUnavailable) else 0.0
-    return asked if asked > DEFAULT_RETRY_SECONDS else 0.0
+    return min(asked, RETRY_SECONDS_MAX) if asked > DEFAULT_RETRY_SECONDS else 0.0

@@ -15,6 +15,7 @@ from solders.instruction import Instruction
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 from spl_chain import Powers, SplChain, Token, wait_for
+from spl_history import tell
 
 from chain_adapters.protocol import ChainSettings
 from chain_adapters.rig import Controls, WorkedRig
@@ -22,6 +23,7 @@ from chain_adapters.spl import programs, token_2022
 from chain_adapters.spl.adapter import SplAdapter, connect
 from chain_adapters.spl.addresses import associated_account, chain_id
 from chain_adapters.spl.fate import final_nonce
+from chain_adapters.spl.multiplier import encode_multiplier
 from chain_adapters.spl.signing import ChainSigner, KeypairSigner, sign
 from chain_adapters.spl.token_2022 import AuthorityKind
 from stockledger.v1.chains_pb2 import ChainCapability, ChainKey, ChainKeyRole, Deployment, DeploymentKind
@@ -53,7 +55,9 @@ GIVEN_UP: Final = {
 class SplRig(WorkedRig):
     """One node. It never takes a slot back, and what it calls the hash of an empty block is the slot's number written out."""
 
-    def __init__(self) -> None:
+    def __init__(self, slot_ms: int = SLOT_MS, options: Mapping[str, str] | None = None) -> None:
+        self._slot_ms = slot_ms
+        self._options = options or {}
         self.capabilities = {*GIVEN_UP, ChainCapability.CHAIN_CAPABILITY_ANCHOR}
         self._seeds = itertools.count(1)
         self._secrets: dict[Pubkey, str] = {}
@@ -62,7 +66,7 @@ class SplRig(WorkedRig):
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as starting:
-            node = starting.enter_context(solana_node(SLOT_MS))
+            node = starting.enter_context(solana_node(self._slot_ms))
             self.node_url = node.rpc_url
             self.spl = starting.enter_context(contextlib.closing(SplChain(node)))
             self._set_up()
@@ -89,7 +93,8 @@ class SplRig(WorkedRig):
 
     def connect(self, url: str | None = None, *, ledger: str = "kit") -> SplAdapter:
         signers = [ChainSigner(self.chain, signer) for signer in (*self.keys.values(), *self._wallets.values())]
-        return connect(ChainSettings(self.chain, (url or self.node_url,), {one.account: one for one in signers}, ledger=ledger))
+        by_account = {one.account: one for one in signers}
+        return connect(ChainSettings(self.chain, (url or self.node_url,), by_account, ledger=ledger, options=self._options))
 
     def registered_keys(self) -> list[ChainKey]:
         return [
@@ -114,9 +119,13 @@ class SplRig(WorkedRig):
         return self._deployment(instrument, token, DeploymentKind.DEPLOYMENT_KIND_NATIVE, can)
 
     def make_foreign_token(self, instrument: str, decimals: int) -> Deployment:
-        token = self._make(instrument, decimals, Powers(*(self._new_key() for _ in range(4))))
+        token = self.make_other_token(instrument, decimals)
         can = [ChainCapability.CHAIN_CAPABILITY_SEND]
         return self._deployment(instrument, token, DeploymentKind.DEPLOYMENT_KIND_OMNIBUS, can)
+
+    def make_other_token(self, symbol: str, decimals: int) -> Token:
+        """Make a mint over which the ledger has no power."""
+        return self._make(symbol, decimals, Powers(*(self._new_key() for _ in range(4))))
 
     def _make(self, symbol: str, decimals: int, powers: Powers) -> Token:
         token = Token(self.spl, mint_key=self._new_key(), powers=powers, symbol=symbol, decimals=decimals)
@@ -146,7 +155,7 @@ class SplRig(WorkedRig):
         made, owner = self._tokens[token], self._wallets[source]
         opened = self._opened(made, destination)
         decimals, held = made.setup.decimals, associated_account(owner.public_key, made.mint)
-        account = associated_account(_owner(destination), made.mint)
+        account = associated_account(self.address(destination), made.mint)
         moved = token_2022.transfer(made.mint, held, account, owner.public_key, units=raw, decimals=decimals)
         self._run([opened, moved], owner)
 
@@ -159,14 +168,20 @@ class SplRig(WorkedRig):
 
     def mint_behind(self, token: str, destination: str, raw: int) -> None:
         made = self._tokens[token]
-        account, minter = associated_account(_owner(destination), made.mint), made.minter
+        account, minter = associated_account(self.address(destination), made.mint), made.minter
         minted = token_2022.mint_to(made.mint, account, minter.public_key, units=raw, decimals=made.setup.decimals)
         self._run([self._opened(made, destination), minted], minter)
+
+    def set_multiplier(self, token: str, multiplier: int, effective_time_us: int) -> bool:
+        made = self._tokens[token]
+        bits, seconds = encode_multiplier(multiplier), effective_time_us // 1_000_000
+        self._run([token_2022.update_multiplier(made.mint, made.scaler.public_key, bits, seconds)], made.scaler)
+        return True
 
     def bar(self, token: str, account: str) -> bool:
         """Freeze an account with the ledger's key, behind its back."""
         made = self._tokens[token]
-        frozen = token_2022.freeze(made.mint, associated_account(_owner(account), made.mint), made.guard.public_key)
+        frozen = token_2022.freeze(made.mint, associated_account(self.address(account), made.mint), made.guard.public_key)
         self._run([self._opened(made, account), frozen], made.guard)
         return True
 
@@ -180,8 +195,14 @@ class SplRig(WorkedRig):
         assert self.spl.land(sign(message, [self.spl.payer, payer])).error is None
         return True
 
+    def open_others(self, token: str, account: str, count: int) -> None:
+        """Let an owner have accounts beside the associated one, which is opened too."""
+        self._run([self._opened(self._tokens[token], account)])
+        for _ in range(count):
+            self._tokens[token].open_another(self.address(account))
+
     def _opened(self, token: Token, account: str) -> Instruction:
-        return programs.create_associated_account(self.spl.payer.public_key, _owner(account), token.mint)
+        return programs.create_associated_account(self.spl.payer.public_key, self.address(account), token.mint)
 
     def _run(self, instructions: Iterable[Instruction], *signers: KeypairSigner) -> None:
         landed = self.spl.run(instructions, *signers)
@@ -193,6 +214,12 @@ class SplRig(WorkedRig):
         """Wait until the slot after the newest is final: what was sent before is in it at the latest, or in none."""
         newest = self.spl.client.latest_slot() + 1
         wait_for(lambda: self.spl.client.finalized_slot() >= newest)
+
+    def pass_time(self, until_us: int) -> bool:
+        """Move the clock of the programs, and with it the slots; the time of blocks follows within a second."""
+        if self.spl.clock() * 1_000_000 < until_us:
+            self.spl.travel(until_us // 1_000_000)
+        return True
 
     def reorganise(self) -> bool:
         """Say no: the node runs one fork, and has no way to take a slot back."""
@@ -212,7 +239,7 @@ class SplRig(WorkedRig):
         return [self._secrets[key.public_key] for key in self.keys.values()]
 
     def options(self) -> Mapping[str, str]:
-        return {}
+        return self._options
 
     def tick(self, chance: random.Random) -> None:
         """Do nothing: slots pass by themselves, and none is taken back."""
@@ -227,7 +254,7 @@ class SplRig(WorkedRig):
 
     def _held(self, token: str, account: str) -> list[dict[str, Any]]:
         of_mint = {"mint": str(self._tokens[token].mint)}
-        found = self.spl.client.call("getTokenAccountsByOwner", str(_owner(account)), of_mint, {"encoding": "jsonParsed"})
+        found = self.spl.client.call("getTokenAccountsByOwner", str(self.address(account)), of_mint, {"encoding": "jsonParsed"})
         return [each["account"]["data"]["parsed"]["info"] for each in found["value"]]
 
     def controls(self, token: str, accounts: Collection[str] = ()) -> Controls:
@@ -253,12 +280,24 @@ class SplRig(WorkedRig):
         listed = self.spl.client.call("getSignaturesForAddress", str(self.keys["reporter"].public_key), {"limit": 1000})
         return sum("kit.example/log" in (each["memo"] or "") for each in listed)
 
+    def check_story(self) -> int:
+        """Hold the history of each token against how it stands; return how many instructions were carried out, each once."""
+        count = 0
+        for token, made in self._tokens.items():
+            history, carried_out = tell(self.spl.client, made.mint)
+            assert history.supply == self.supply(token)
+            for owner, units in history.holdings().items():
+                assert self.holding(token, self._account(owner)) == units
+            assert max(carried_out.values(), default=1) == 1, carried_out.most_common(3)
+            count += len(carried_out)
+        return count
+
+    @staticmethod
+    def address(account: str) -> Pubkey:
+        return Pubkey.from_string(account.rpartition(":")[2])
+
     def _account(self, address: Pubkey) -> str:
         return f"{self.chain}:{address}"
-
-
-def _owner(account: str) -> Pubkey:
-    return Pubkey.from_string(account.rpartition(":")[2])
 
 
 def _scaled(multiplier: str) -> int:

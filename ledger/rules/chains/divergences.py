@@ -19,6 +19,7 @@ from ledger import records
 from ledger.caip import check_chain
 from ledger.errors import refusal
 from ledger.rules.addresses import check_address
+from ledger.rules.chains.in_force import expected_multiplier, is_encoding_of, without_chain_multiplier
 from ledger.rules.chains.omnibus import is_ours, omnibus_owed, omnibus_reserve
 from ledger.rules.chains.places import NATIVE, OMNIBUS, find_deployment, move
 from ledger.rules.chains.projection import ISSUANCE_NAME
@@ -39,6 +40,7 @@ from stockledger.v1.chains_pb2 import (
     InstructionKind,
     RaiseDivergenceRequest,
     RaiseDivergenceResponse,
+    RecordMissedObservationsRequest,
     RecordReconciliationRequest,
     RecordReconciliationResponse,
     ResolveDivergenceRequest,
@@ -65,7 +67,6 @@ FIGURES_MAX: Final = 10_000
 FIGURES_PER_ENTRY_MAX: Final = 200
 """At most 290 bytes each with the longest names: 58,000 of a leaf's 65,535 bytes."""
 FIGURE_LENGTH_MAX: Final = 128
-_F64_BITS: Final = 52
 
 
 class Raiser:
@@ -141,21 +142,6 @@ def evolve_raised(state: State, event: DivergenceRaised, decided: Decided) -> No
 # ---- figures held together -----------------------------------------------------------------------------------------------------------
 
 
-def is_encoding_of(found: int, wanted: int) -> bool:
-    """Tell whether a multiplier read from a chain is one encoding of another: exact, or the nearest that an f64 can be.
-
-    Example: 1.1 at scale 1e18 as f64 is 1100000000000000088, which is 1.1 still.
-    """
-    return abs(found - wanted) << _F64_BITS <= wanted
-
-
-def expected_multiplier(state: State, instrument: str) -> tuple[int, ...]:
-    """Return what a chain may say a unit stands for: what it does now, and what it will from a moment set ahead."""
-    scheduled = state.scheduled_multipliers.get(instrument)
-    now = state.instruments[instrument].multiplier
-    return (now,) if scheduled is None else (now, scheduled.multiplier)
-
-
 def _expected_raw(state: State, deployment: records.Deployment, account: str) -> int:
     """Return what the books say a figure is, in raw units."""
     if deployment.kind == OMNIBUS:
@@ -166,9 +152,10 @@ def _expected_raw(state: State, deployment: records.Deployment, account: str) ->
     return 0 if known is None else state.holding(state.instruments[deployment.instrument].number, known.number)
 
 
-def _check_figures(
-    state: State, command: RecordReconciliationRequest
+def check_figures(
+    state: State, command: RecordReconciliationRequest | RecordMissedObservationsRequest
 ) -> tuple[records.Chain, list[tuple[ChainFigure, records.Deployment]]]:
+    """Return the chain and the figures of a command, each with its deployment, if they were read at the cursor."""
     check_chain("chain", command.chain)
     position = check_position("position", command.position if command.HasField("position") else None)
     for figure in command.figures:
@@ -198,7 +185,7 @@ def _counts(state: State, figure: ChainFigure, deployment: records.Deployment) -
 
 
 def decide_reconcile(state: State, command: RecordReconciliationRequest, context: Context) -> list[Message]:
-    chain, rows = _check_figures(state, command)
+    chain, rows = check_figures(state, command)
     raiser = Raiser(state, chain, chain.cursor.number)
     kept, agreeing, of_accounts = [], set(), 0
     counted = [(figure, deployment) for figure, deployment in rows if _counts(state, figure, deployment)]
@@ -220,7 +207,7 @@ def decide_reconcile(state: State, command: RecordReconciliationRequest, context
         for first in range(0, max(len(kept), 1), FIGURES_PER_ENTRY_MAX)
     ]
     events[0].agreeing_account_count, events[0].agreeing_count = of_accounts, agreeing_count  # type: ignore[attr-defined]
-    return [*events, *raiser.events(), *_over(state, chain, agreeing)]
+    return [*events, *raiser.events(), *over(state, chain, agreeing)]
 
 
 def _hold_together(
@@ -247,7 +234,7 @@ def _hold_together(
 _SET_MULTIPLIER: Final = InstructionKind.INSTRUCTION_KIND_SET_MULTIPLIER
 
 
-def _over(state: State, chain: records.Chain, agreeing: set[Any]) -> list[DivergenceResolved]:
+def over(state: State, chain: records.Chain, agreeing: set[Any]) -> list[DivergenceResolved]:
     """Return the ends of what was measured and agrees now; one that halts is for a human to end."""
     cause = f"the figures agree at {chain.cursor.number}"
     return [
@@ -377,6 +364,8 @@ def evolve_resolved(state: State, event: DivergenceResolved, decided: Decided) -
         move(state, state.instruments[moved.instrument], source, destination, moved.units)
     if event.HasField("cursor"):
         set_cursor(state, divergence.chain, event.cursor)
+        for key in [key for key in state.deployments if key[1] == divergence.chain]:
+            state.put(state.deployments, key, without_chain_multiplier(state.deployments[key]))
 
 
 def set_cursor(state: State, chain: str, position: ChainPosition) -> None:

@@ -85,6 +85,11 @@ class ChainServiceStub:
                 request_serializer=stockledger_dot_v1_dot_chains__pb2.RecordObservationsRequest.SerializeToString,
                 response_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordObservationsResponse.FromString,
                 _registered_method=True)
+        self.RecordMissedObservations = channel.unary_unary(
+                '/stockledger.v1.ChainService/RecordMissedObservations',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.RecordMissedObservationsRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordMissedObservationsResponse.FromString,
+                _registered_method=True)
         self.RecordReconciliation = channel.unary_unary(
                 '/stockledger.v1.ChainService/RecordReconciliation',
                 request_serializer=stockledger_dot_v1_dot_chains__pb2.RecordReconciliationRequest.SerializeToString,
@@ -149,6 +154,11 @@ class ChainServiceStub:
                 '/stockledger.v1.ChainService/ListPlaces',
                 request_serializer=stockledger_dot_v1_dot_chains__pb2.ListPlacesRequest.SerializeToString,
                 response_deserializer=stockledger_dot_v1_dot_chains__pb2.ListPlacesResponse.FromString,
+                _registered_method=True)
+        self.ListMultiplierChanges = channel.unary_unary(
+                '/stockledger.v1.ChainService/ListMultiplierChanges',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.ListMultiplierChangesRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.ListMultiplierChangesResponse.FromString,
                 _registered_method=True)
         self.ListDivergences = channel.unary_unary(
                 '/stockledger.v1.ChainService/ListDivergences',
@@ -236,6 +246,13 @@ class ChainServiceServicer:
 
     def RecordObservations(self, request, context):
         """Book a range of a chain. Example: what blocks 23456790 to 23456800 have of ours.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordMissedObservations(self, request, context):
+        """Book what a node left out. Example: a transfer of which it told no log.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -332,6 +349,13 @@ class ChainServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListMultiplierChanges(self, request, context):
+        """List when multipliers took effect, in the ledger and on chains. Example: those of NVDAx.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDivergences(self, request, context):
         """List open divergences. Example: those of eip155:1.
         """
@@ -406,6 +430,11 @@ def add_ChainServiceServicer_to_server(servicer, server):
                     request_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordObservationsRequest.FromString,
                     response_serializer=stockledger_dot_v1_dot_chains__pb2.RecordObservationsResponse.SerializeToString,
             ),
+            'RecordMissedObservations': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordMissedObservations,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordMissedObservationsRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.RecordMissedObservationsResponse.SerializeToString,
+            ),
             'RecordReconciliation': grpc.unary_unary_rpc_method_handler(
                     servicer.RecordReconciliation,
                     request_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordReconciliationRequest.FromString,
@@ -470,6 +499,11 @@ def add_ChainServiceServicer_to_server(servicer, server):
                     servicer.ListPlaces,
                     request_deserializer=stockledger_dot_v1_dot_chains__pb2.ListPlacesRequest.FromString,
                     response_serializer=stockledger_dot_v1_dot_chains__pb2.ListPlacesResponse.SerializeToString,
+            ),
+            'ListMultiplierChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMultiplierChanges,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.ListMultiplierChangesRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.ListMultiplierChangesResponse.SerializeToString,
             ),
             'ListDivergences': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDivergences,
@@ -758,6 +792,33 @@ class ChainService:
             '/stockledger.v1.ChainService/RecordObservations',
             stockledger_dot_v1_dot_chains__pb2.RecordObservationsRequest.SerializeToString,
             stockledger_dot_v1_dot_chains__pb2.RecordObservationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordMissedObservations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/RecordMissedObservations',
+            stockledger_dot_v1_dot_chains__pb2.RecordMissedObservationsRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.RecordMissedObservationsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1109,6 +1170,33 @@ class ChainService:
             '/stockledger.v1.ChainService/ListPlaces',
             stockledger_dot_v1_dot_chains__pb2.ListPlacesRequest.SerializeToString,
             stockledger_dot_v1_dot_chains__pb2.ListPlacesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMultiplierChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/ListMultiplierChanges',
+            stockledger_dot_v1_dot_chains__pb2.ListMultiplierChangesRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.ListMultiplierChangesResponse.FromString,
             options,
             channel_credentials,
             insecure,

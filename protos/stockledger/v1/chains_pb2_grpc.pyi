@@ -53,6 +53,8 @@ class ChainServiceStub:
     """Give up an instruction. Example: one that the chain refuses."""
     RecordObservations: _grpc.UnaryUnaryMultiCallable[_chains_pb2.RecordObservationsRequest, _chains_pb2.RecordObservationsResponse]
     """Book a range of a chain. Example: what blocks 23456790 to 23456800 have of ours."""
+    RecordMissedObservations: _grpc.UnaryUnaryMultiCallable[_chains_pb2.RecordMissedObservationsRequest, _chains_pb2.RecordMissedObservationsResponse]
+    """Book what a node left out. Example: a transfer of which it told no log."""
     RecordReconciliation: _grpc.UnaryUnaryMultiCallable[_chains_pb2.RecordReconciliationRequest, _chains_pb2.RecordReconciliationResponse]
     """Hold figures of a chain against the books. Example: the supply of AAPLx."""
     RaiseDivergence: _grpc.UnaryUnaryMultiCallable[_chains_pb2.RaiseDivergenceRequest, _chains_pb2.RaiseDivergenceResponse]
@@ -79,6 +81,8 @@ class ChainServiceStub:
     """List recorded transactions that may land. Example: what a projector resumes with."""
     ListPlaces: _grpc.UnaryUnaryMultiCallable[_chains_pb2.ListPlacesRequest, _chains_pb2.ListPlacesResponse]
     """List what stands at each place. Example: of AAPLx."""
+    ListMultiplierChanges: _grpc.UnaryUnaryMultiCallable[_chains_pb2.ListMultiplierChangesRequest, _chains_pb2.ListMultiplierChangesResponse]
+    """List when multipliers took effect, in the ledger and on chains. Example: those of NVDAx."""
     ListDivergences: _grpc.UnaryUnaryMultiCallable[_chains_pb2.ListDivergencesRequest, _chains_pb2.ListDivergencesResponse]
     """List open divergences. Example: those of eip155:1."""
     ListChainKeys: _grpc.UnaryUnaryMultiCallable[_chains_pb2.ListChainKeysRequest, _chains_pb2.ListChainKeysResponse]
@@ -111,6 +115,8 @@ class ChainServiceAsyncStub(ChainServiceStub):
     """Give up an instruction. Example: one that the chain refuses."""
     RecordObservations: _aio.UnaryUnaryMultiCallable[_chains_pb2.RecordObservationsRequest, _chains_pb2.RecordObservationsResponse]  # type: ignore[assignment]
     """Book a range of a chain. Example: what blocks 23456790 to 23456800 have of ours."""
+    RecordMissedObservations: _aio.UnaryUnaryMultiCallable[_chains_pb2.RecordMissedObservationsRequest, _chains_pb2.RecordMissedObservationsResponse]  # type: ignore[assignment]
+    """Book what a node left out. Example: a transfer of which it told no log."""
     RecordReconciliation: _aio.UnaryUnaryMultiCallable[_chains_pb2.RecordReconciliationRequest, _chains_pb2.RecordReconciliationResponse]  # type: ignore[assignment]
     """Hold figures of a chain against the books. Example: the supply of AAPLx."""
     RaiseDivergence: _aio.UnaryUnaryMultiCallable[_chains_pb2.RaiseDivergenceRequest, _chains_pb2.RaiseDivergenceResponse]  # type: ignore[assignment]
@@ -137,6 +143,8 @@ class ChainServiceAsyncStub(ChainServiceStub):
     """List recorded transactions that may land. Example: what a projector resumes with."""
     ListPlaces: _aio.UnaryUnaryMultiCallable[_chains_pb2.ListPlacesRequest, _chains_pb2.ListPlacesResponse]  # type: ignore[assignment]
     """List what stands at each place. Example: of AAPLx."""
+    ListMultiplierChanges: _aio.UnaryUnaryMultiCallable[_chains_pb2.ListMultiplierChangesRequest, _chains_pb2.ListMultiplierChangesResponse]  # type: ignore[assignment]
+    """List when multipliers took effect, in the ledger and on chains. Example: those of NVDAx."""
     ListDivergences: _aio.UnaryUnaryMultiCallable[_chains_pb2.ListDivergencesRequest, _chains_pb2.ListDivergencesResponse]  # type: ignore[assignment]
     """List open divergences. Example: those of eip155:1."""
     ListChainKeys: _aio.UnaryUnaryMultiCallable[_chains_pb2.ListChainKeysRequest, _chains_pb2.ListChainKeysResponse]  # type: ignore[assignment]
@@ -226,6 +234,14 @@ class ChainServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chains_pb2.RecordObservationsResponse, _abc.Awaitable[_chains_pb2.RecordObservationsResponse]]:
         """Book a range of a chain. Example: what blocks 23456790 to 23456800 have of ours."""
+
+    @_abc_1.abstractmethod
+    def RecordMissedObservations(
+        self,
+        request: _chains_pb2.RecordMissedObservationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.RecordMissedObservationsResponse, _abc.Awaitable[_chains_pb2.RecordMissedObservationsResponse]]:
+        """Book what a node left out. Example: a transfer of which it told no log."""
 
     @_abc_1.abstractmethod
     def RecordReconciliation(
@@ -330,6 +346,14 @@ class ChainServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chains_pb2.ListPlacesResponse, _abc.Awaitable[_chains_pb2.ListPlacesResponse]]:
         """List what stands at each place. Example: of AAPLx."""
+
+    @_abc_1.abstractmethod
+    def ListMultiplierChanges(
+        self,
+        request: _chains_pb2.ListMultiplierChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.ListMultiplierChangesResponse, _abc.Awaitable[_chains_pb2.ListMultiplierChangesResponse]]:
+        """List when multipliers took effect, in the ledger and on chains. Example: those of NVDAx."""
 
     @_abc_1.abstractmethod
     def ListDivergences(
