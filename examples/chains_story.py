@@ -470,6 +470,7 @@ class ChainsStory:
 
     def split(self) -> None:
         """Tesla splits 3 for 1. No unit moves: the multiplier does, on both chains, at the moment that was announced."""
+        self.solana.keep_time()
         at = int(time.time()) + 5
         moment = Timestamp(seconds=at)
         dates = {"ex_date": "2026-11-22", "record_date": "2026-11-22", "payment_date": "2026-11-22"}
@@ -484,10 +485,8 @@ class ChainsStory:
         time.sleep(max(0.0, at + 0.2 - time.time()))
         for step in (corporate_actions_pb2.FixEntitlementsRequest, corporate_actions_pb2.ExecuteActionRequest):
             self.do(step(action="TSLA-SPLF"), "issuer")
-        wait_for(
-            "both chains have it",
-            lambda: all(chain.multiplier(self.token[chain.name]) == 3 * 10**18 for chain in (self.ethereum, self.solana)),
-        )
+        both = (self.ethereum, self.solana)
+        wait_for("both chains' multiplier", lambda: all(c.multiplier(self.token[c.name]) == 3 * 10**18 for c in both), FINAL_SECONDS)
         instrument = self.clients["auditor"].execute(instruments_pb2.GetInstrumentRequest(instrument=SYMBOL)).instrument
         print(f"   {time.time() - at:.1f} s after it:  {self._multipliers()}; in the ledger {int(instrument.multiplier) / 10**18:.0f}")
 

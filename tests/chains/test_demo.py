@@ -26,7 +26,7 @@ FINDINGS = (
     "WITHDRAWAL_LIMIT_EXCEEDED",
     "MINT_UNDECIDED, expected 0, found 1,000",
     "CONTROL_UNDECIDED, for nothing in the ledger asked for it",
-    "PLACE_HALTED: divergence 2 stops TSLAx on eip155:31337",
+    "PLACE_HALTED: divergence",
     "missing from the log: 0; booked twice: 0",
     "(both replay to the same books)",
 )

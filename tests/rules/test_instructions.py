@@ -191,6 +191,12 @@ def test_the_earliest_multiplier_is_set_ahead_and_then_the_next(books: Scenario)
     assert not books.books._state.scheduled_multipliers
 
 
+def test_an_action_executed_late_leaves_a_chain_that_was_told_ahead_as_it_is(books: Scenario) -> None:
+    """Told of a later moment, a chain whose clock lags would put off what it has announced."""
+    books.given(split("LATE", 1_000)).pass_time(1_030).given(ExecuteActionRequest(action="LATE"))
+    assert told(books) == [(2 * ONE, 1_000)]
+
+
 def test_a_cancelled_action_takes_its_multiplier_back(books: Scenario) -> None:
     books.given(split("LATE", 2_000), split("EARLY", 1_000, 3), CancelActionRequest(action="EARLY", cause="withdrawn"))
     assert told(books) == [(2 * ONE, 2_000)]

@@ -292,11 +292,12 @@ def _pauses_at(state: State, chain: str, instrument: str, decided: Decided) -> I
 
 
 def _multiplier_changed(state: State, event: Any, decided: Decided) -> Iterator[Instruction]:
-    """Tell the chains. One that was told before, for this moment, has reached it by itself."""
+    """Tell the chains, of the moment that was announced, however late an action is executed: one that was told before is left as it is."""
+    moment_us = state.actions[event.action].execution_time_us if event.action else decided.decision_time_us
     for deployment in _capable(state, event.instrument, SET_MULTIPLIER):
         yield _make(
             deployment.chain, event.instrument, SET_MULTIPLIER, decided,
-            multiplier=int(event.multiplier), effective_time_us=decided.decision_time_us,
+            multiplier=int(event.multiplier), effective_time_us=moment_us,
         )  # fmt: skip
     yield from _reserve(state, event.instrument, decided)
 
