@@ -356,8 +356,8 @@ def _may_go_on(instruction: Instruction) -> bool:
     return instruction.state != InstructionState.INSTRUCTION_STATE_REFUSED and not instruction.blocked_by
 
 
-def evidence(shares: int) -> RecordEvidenceRequest:
-    """Return what a custodian signs: settled shares as of an hour ago, valid for a day."""
+def evidence(shares: int, *, share_basis: int = 0) -> RecordEvidenceRequest:
+    """Return what a custodian signs: settled shares as of an hour ago, valid for a day; of a basis that grows with each split."""
     now_us = time.time_ns() // 1000
     statement = json.dumps(
         {
@@ -369,7 +369,7 @@ def evidence(shares: int) -> RecordEvidenceRequest:
             "encumbered_shares_e8": 0,
             "as_of_time": utc_text(now_us - 3_600_000_000),
             "valid_until_time": utc_text(now_us + 23 * 3_600_000_000),
-            "share_basis": 0,
+            "share_basis": share_basis,
         }
     ).encode()
     signature = _CUSTODIAN.sign(statement).signature

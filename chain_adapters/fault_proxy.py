@@ -19,6 +19,7 @@ from __future__ import annotations
 import http.client
 import random
 import socket
+import sys
 import threading
 import time
 import urllib.parse
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
 
 FAULTS: Final = ("refuse", "lose", "repeat", "delay", "limit", "fail", "cut")
 UPSTREAM_SECONDS: Final = 30.0
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Tell of faults of our own, and not of clients that are gone: a worker that is killed is one."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class FaultProxy:
@@ -61,7 +69,7 @@ class FaultProxy:
             def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class names it so
                 """Tell nobody."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"

@@ -94,7 +94,7 @@ class Reconciler:
         for _ in range(TRIES):
             cursor = self._call(GetChainRequest(chain=self._chain)).chain.cursor
             measured = self._adapter.measure(deployment, accounts, cursor)
-            if not self._read_on(measured.position):
+            if not self.read_on(measured.position):
                 continue
             request = RecordReconciliationRequest(chain=self._chain, position=measured.position, figures=measured.figures)
             try:
@@ -106,7 +106,7 @@ class Reconciler:
             return Reconciled(self._chain, deployment.instrument, measured.position, answer.agreeing_count, answer.divergence_count)
         return Reconciled(self._chain, deployment.instrument, None)
 
-    def _read_on(self, position: ChainPosition) -> bool:
+    def read_on(self, position: ChainPosition) -> bool:
         """Read until the cursor is exactly where the figures are from; tell whether it is."""
         while True:
             cursor = self._call(GetChainRequest(chain=self._chain)).chain.cursor

@@ -39,8 +39,8 @@ class Controls:
     """In force now, at scale 1e18 as near as the chain can say it; 0: the token has none."""
     multiplier_next: int = 0
     allotment: int = 0
-    reserve_reports: int = 0
-    """How often a reserve has been told, or something that grows with it."""
+    reserve_shares_e8: int = 0
+    """The reserve that was told last, shares at scale 1e8; 0 also where none was."""
     anchors: int = 0
 
 

@@ -26,6 +26,7 @@ from ledger.arithmetic import UNITS_MAX, shares_e8_of_units_ceiling
 from ledger.digest import state_digest
 from ledger.errors import DataLoss, InvalidRequest, LedgerError, RuleViolated, refusal
 from ledger.log.checkpoint import parse_checkpoint
+from ledger.log.merkle import root_at
 from ledger.log.store import open_log
 from ledger.log.store_url import redact_url
 from ledger.log.tiles import TileDirectory
@@ -38,9 +39,9 @@ from stockledger.v1.events_pb2 import Entry
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from ledger.log.checkpoint import VerifierKey
+    from ledger.log.checkpoint import Checkpoint, VerifierKey
     from ledger.log.store import Log
     from ledger.records import Evidence, Instrument
     from ledger.state import Book
@@ -133,8 +134,12 @@ def verify_store(url: str, *, ledger_id: str | None = None, keys: Iterable[Verif
     return report
 
 
-def audit_export(directory: str | Path, *, keys: Iterable[VerifierKey], progress: Progress | None = None) -> Report:
+def audit_export(
+    directory: str | Path, *, keys: Iterable[VerifierKey], anchored: Sequence[Checkpoint] = (), progress: Progress | None = None
+) -> Report:
     """Check an exported directory of tiles, and the books that follow from it, without the store it came from.
+
+    `anchored` are checkpoints that stood elsewhere, on a chain or with a witness: what they are of must be the beginning of the log.
 
     Raises: Unavailable STORE_UNAVAILABLE when there is no such directory.
     """
@@ -153,11 +158,25 @@ def audit_export(directory: str | Path, *, keys: Iterable[VerifierKey], progress
         f"{checkpoint.size} entries are those under the signed root",
         f"{len(checkpoints)} older checkpoints, signed too, are of the same tree",
     ]
+    for each in anchored:
+        _check_anchored(export, checkpoint.size, each, report)
     auditor = Auditor()
     _check_books(auditor, export.entries(checkpoint.size), checkpoint.size, report, progress)
     report.ledger_id = auditor.state.ledger_id
     _check_origins([(checkpoint.size, export.checkpoint_text()), *checkpoints], auditor.state, report)
     return report
+
+
+def _check_anchored(export: TileDirectory, size: int, anchored: Checkpoint, report: Report) -> None:
+    """See that what was anchored is the beginning of an export whose files have been compared with its root."""
+    if anchored.size > size:
+        message = f"{anchored.size} entries were anchored, the export ends at {size}"
+    elif root_at(anchored.size, export.hash_reader(size)) != anchored.root:
+        message = f"the first {anchored.size} entries do not give the root that was anchored: the log was changed, or is another"
+    else:
+        report.done.append(f"the {anchored.size} entries that were anchored are the beginning of the log")
+        return
+    report.find("anchored", refusal(Reason.REASON_CHECKPOINT_INCONSISTENT, message, size=anchored.size))
 
 
 def _check_bytes(log: Log, report: Report, keys: tuple[VerifierKey, ...], progress: Progress | None) -> None:

@@ -223,7 +223,7 @@ class EvmAdapter:
         final = view.final(self._settings.finality_depth).number
         if final < state.cursor.number:
             raise NodeAway(f"the node has finalised block {final}, the ledger has read {state.cursor.number}")
-        fees = self._fees(view)
+        fees = self.fees(view)
         round_ = Preparation(self.chain, view, final, fees, self._places, self._settings.signers.keys(), state)
         return round_.run(instructions)
 
@@ -234,7 +234,7 @@ class EvmAdapter:
         idle = cancel and not last.instructions
         if (not cancel or idle) and not is_underpriced(old.fees, self._base_fee(view)):
             return None
-        fees = replacement_fees(old.fees, self._fees(view), most=self._fee_max)
+        fees = replacement_fees(old.fees, self.fees(view), most=self._fee_max)
         if fees is None:
             return None  # the operator's limit: what is recorded waits for lower fees
         newer = old.cancellation(address_of(last.key), fees) if cancel else old.with_fees(fees)
@@ -442,7 +442,8 @@ class EvmAdapter:
             raise NodeUnfit(self.chain, "the newest block has no base fee: the chain is from before EIP-1559")
         return read_number(found["baseFeePerGas"])
 
-    def _fees(self, view: ChainView) -> Fees:
+    def fees(self, view: ChainView) -> Fees:
+        """Return the fees to offer now, within the operator's limits."""
         try:
             priority = view.node.number("eth_maxPriorityFeePerGas")
         except NodeRefused:

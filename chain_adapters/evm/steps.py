@@ -205,17 +205,17 @@ _MAKERS: Final[dict[int, Callable[[ChainView, Instruction, bytes, bytes, str], b
 
 
 def _report(view: ChainView, one: Instruction, places: Places) -> Step:
-    """Publish the reserve as of its decision, or of the newest block where the ledger's clock is ahead of the chain's."""
+    """Publish the reserve as of its oldest evidence, or of the newest block where custodians' clocks are ahead of the chain's."""
     feed = places.feeds.get(one.instrument, "")
     if not feed:
         raise NotPossible(f"no reserve feed of {one.instrument} is named; set the option reserve_feed:{one.instrument}")
     try:
-        shares = Reserve.FromString(one.note).reserve_shares_e8
+        reserve = Reserve.FromString(one.note)
     except DecodeError as error:
         raise NotPossible(f"the note of {one.instruction} is no Reserve") from error
     decimals = int(view.ask(FEED, feed, "decimals()"))
-    scaled = max(shares, 0) * 10**decimals // 10**SHARES_DECIMALS
-    as_of = min(one.decision_time.ToSeconds(), view.position(view.newest()).time.ToSeconds())
+    scaled = max(reserve.reserve_shares_e8, 0) * 10**decimals // 10**SHARES_DECIMALS
+    as_of = min(reserve.as_of_time.ToSeconds(), view.position(view.newest()).time.ToSeconds())
     identity = instruction_id(places.ledger, one.instruction)
     digest = hashlib.sha256(one.note).digest()
     data = encode_call(FEED, "publish(bytes32,uint128,uint64,bytes32)", identity, scaled, as_of, digest)

@@ -18,6 +18,7 @@ from chain_adapters.rig import EVERY_CAPABILITY, Controls, WorkedRig
 from ledger import caip
 from stockledger.v1.chains_pb2 import ChainCapability, ChainKey, ChainKeyRole, Deployment, DeploymentKind
 from stockledger.v1.common_pb2 import Operation
+from stockledger.v1.reserves_pb2 import Reserve
 
 if TYPE_CHECKING:
     import random
@@ -223,7 +224,7 @@ class MemoryRig(WorkedRig):
             multiplier=found.multiplier_at(self.memory.head.time_us),
             multiplier_next=found.multiplier_next,
             allotment=found.allotment,
-            reserve_reports=len(found.reserve),
+            reserve_shares_e8=Reserve.FromString(bytes.fromhex(found.reserve)).reserve_shares_e8,
             anchors=len(found.anchors),
         )
 

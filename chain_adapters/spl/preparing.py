@@ -32,7 +32,7 @@ from chain_adapters.spl.names import account_of, mint_of, owner_of
 from chain_adapters.spl.observation import FAILURE_TEXT_MAX
 from chain_adapters.spl.planning import DurableNonce, PlannedTransaction, Step, plan
 from chain_adapters.spl.projection import CAPABLE, MOVES, Doing, Holder, Satisfied, TokenState, Unfit, carry_out, rests_on
-from chain_adapters.spl.rpc import SLOT_MAX, RpcClient
+from chain_adapters.spl.rpc import ACCOUNTS_MAX, SLOT_MAX, Account, RpcClient
 from chain_adapters.spl.signing import required_signers
 from chain_adapters.spl.transactions import (
     AuthoritySet,
@@ -70,6 +70,8 @@ class Preparation:
     ledger: str
     nonces: int
     """How many nonce accounts the fee payer has."""
+    batch: int
+    """How many instructions a transaction carries at most."""
     prices: PriceRange
     signers: Collection[str]
     """Accounts that can sign here."""
@@ -86,7 +88,12 @@ class Preparation:
 
         Raises: KeyMissing, FundsInsufficient, ChainIncapable, DeploymentUnfit; SolanaError.
         """
+        for instruction in instructions:
+            if instruction.kind not in CAPABLE:
+                kind = InstructionKind.Name(instruction.kind)
+                raise ChainIncapable(self.chain, f"instruction {instruction.instruction} asks for {kind}")
         payer = self._payer()
+        self._read_tokens(instructions)
         for opened in self.state.open_transactions:
             for version in opened.versions:
                 self._undecided |= _controls_of(Message.from_bytes(version.payload))
@@ -100,10 +107,7 @@ class Preparation:
 
     def _steps_of(self, instruction: Instruction, payer: Pubkey) -> Iterator[_Wanted]:
         """Yield the step of an instruction, or note why there is none now."""
-        if instruction.kind not in CAPABLE:
-            kind = InstructionKind.Name(instruction.kind)
-            raise ChainIncapable(self.chain, f"instruction {instruction.instruction} asks for {kind}")
-        token = self._token_state(instruction) if instruction.token else None
+        token = self._tokens[instruction.token] if instruction.token else None
         if token is not None and rests_on(instruction, token) & self._undecided:
             return
         reporter = self._key_with(ChainKeyRole.CHAIN_KEY_ROLE_REPORTER, instruction.instrument)
@@ -161,25 +165,29 @@ class Preparation:
 
     # The token as it stands
 
-    def _token_state(self, instruction: Instruction) -> TokenState:
-        """Read the mint once a round, and the holders that an instruction names."""
-        known = self._tokens.get(instruction.token)
-        if known is None:
-            address = mint_of(self.chain, instruction.token)
-            _, (mint_account, clock) = self.client.accounts([address, _CLOCK])
-            if mint_account is None or clock is None:
-                raise DeploymentUnfit(self.chain, f"there is no mint at {address}")
-            now = int.from_bytes(clock.data[32:40], "little", signed=True)
-            known = TokenState(address, decode_mint(mint_account.data), now, {})
-        holders = dict(known.holders)
-        for account in (instruction.source, instruction.destination):
-            if account and account not in holders:
-                owner = owner_of(account)
-                _, found = self.client.token_accounts_of(owner, known.address)
-                accounts = {one.address: decode_token_account(one.data) for one in found}
-                holders[account] = Holder(owner, associated_account(owner, known.address), accounts)
-        token = self._tokens[instruction.token] = TokenState(known.address, known.mint, known.time, holders)
-        return token
+    def _read_tokens(self, instructions: Sequence[Instruction]) -> None:
+        """Read the mints, and the holders that instructions name: all accounts of who gives or is frozen, one of who only takes."""
+        for token in dict.fromkeys(each.token for each in instructions if each.token):
+            those = [each for each in instructions if each.token == token]
+            mint = mint_of(self.chain, token)
+            givers = {each.source: owner_of(each.source) for each in those if each.source}
+            takers = {each.destination: owner_of(each.destination) for each in those if each.destination and each.destination not in givers}
+            associated = {account: associated_account(owner, mint) for account, owner in (givers | takers).items()}
+            found = self._accounts([mint, _CLOCK, *(associated[account] for account in takers)])
+            if mint not in found or _CLOCK not in found:
+                raise DeploymentUnfit(self.chain, f"there is no mint at {mint}")
+            held = {account: [found[associated[account]]] if associated[account] in found else [] for account in takers}
+            held |= {account: self.client.token_accounts_of(owner, mint)[1] for account, owner in givers.items()}
+            holders = {
+                account: Holder(owner, associated[account], {one.address: decode_token_account(one.data) for one in held[account]})
+                for account, owner in (givers | takers).items()
+            }
+            now = int.from_bytes(found[_CLOCK].data[32:40], "little", signed=True)
+            self._tokens[token] = TokenState(mint, decode_mint(found[mint].data), now, holders)
+
+    def _accounts(self, addresses: Sequence[Pubkey]) -> dict[Pubkey, Account]:
+        parts = (addresses[start : start + ACCOUNTS_MAX] for start in range(0, len(addresses), ACCOUNTS_MAX))
+        return {one.address: one for part in parts for one in self.client.accounts(part)[1] if one is not None}
 
     def _is_settled(self, token: TokenState, instruction: Instruction) -> bool:
         """Say whether what an outcome rests on is final: nothing after `final` touched the accounts concerned, or a power over the mint."""
@@ -208,7 +216,7 @@ class Preparation:
                 if nonce is None:
                     return planned
                 try:
-                    [one] = plan(rest, payer, [nonce], price)
+                    [one] = plan(rest[: self.batch], payer, [nonce], price)
                 except errors.TransactionTooLarge:
                     # An owner may have spread units over more accounts than one transaction can name.
                     self._waiting[instruction_of(rest.pop(0).instruction_id)] = ChainFailure.CHAIN_FAILURE_OTHER
@@ -220,16 +228,11 @@ class Preparation:
 
     def _free_nonces(self, payer: Pubkey) -> Iterator[DurableNonce]:
         used = {version.sequence.one_time_value.account for one in self.state.open_transactions for version in one.versions}
-        for number in range(self.nonces):
-            address = programs.derived_nonce_account(payer, number)
-            if str(address) in used:
-                continue
-            try:
-                nonce = fate.final_nonce(self.client, address, self.final)
-            except errors.AccountMalformed as missing:
-                raise KeyMissing(self.chain, f"nonce account {number} of {payer} is not open: {missing}") from missing
-            if nonce is not None:
-                yield nonce
+        addresses = [programs.derived_nonce_account(payer, number) for number in range(self.nonces)]
+        try:
+            yield from fate.final_nonces(self.client, [address for address in addresses if str(address) not in used], self.final)
+        except errors.AccountMalformed as missing:
+            raise KeyMissing(self.chain, f"not all {self.nonces} nonce accounts of {payer} are open: {missing}") from missing
 
 
 def instruction_of(name: str) -> str:

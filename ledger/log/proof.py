@@ -1,11 +1,21 @@
-"""Receipts: one entry's place in a signed tree, checkable without the log (c2sp.org/tlog-proof; file extension `.tlog-proof`).
+"""Proofs that are checked without the log: receipts of entries, and that the log only grew.
 
-c2sp.org/tlog-proof@v1
-extra <base64>                 optional; not authenticated
-index 4
-<base64 hash>                  from the leaf's sibling up to the root's child
+A receipt is one entry's place in a signed tree (c2sp.org/tlog-proof; file extension `.tlog-proof`):
 
-<the checkpoint, verbatim>
+    c2sp.org/tlog-proof@v1
+    extra <base64>                 optional; not authenticated
+    index 4
+    <base64 hash>                  from the leaf's sibling up to the root's child
+
+    <the checkpoint, verbatim>
+
+A consistency proof leads from the tree of an older checkpoint to a newer one, in the form in which witnesses are asked
+(c2sp.org/tlog-witness, the body of add-checkpoint; file extension `.tlog-consistency`):
+
+    old 4
+    <base64 hash>                  RFC 6962 section 2.1.2, none where nothing came after the old size
+
+    <the newer checkpoint, verbatim>
 """
 
 from __future__ import annotations
@@ -23,10 +33,11 @@ from ledger.log.checkpoint import (
     parse_checkpoint,
     parse_decimal,
 )
-from ledger.log.merkle import HASH_BYTES, leaf_hash, verify_inclusion
+from ledger.log.merkle import HASH_BYTES, leaf_hash, verify_consistency, verify_inclusion
 from stockledger.v1.errors_pb2 import Reason
 
 RECEIPT_EXTENSION = ".tlog-proof"
+CONSISTENCY_EXTENSION = ".tlog-consistency"
 
 _FIRST_LINE = "c2sp.org/tlog-proof@v1"
 _PROOF_HASHES_MAX = 63
@@ -67,13 +78,18 @@ def parse_receipt(text: str) -> Receipt:
     if not lines or not lines[0].startswith("index "):
         raise refusal(Reason.REASON_FIELD_MALFORMED, "the receipt has no index", field="receipt")
     index = parse_decimal(lines.pop(0).removeprefix("index "), "receipt")
-    if len(lines) > _PROOF_HASHES_MAX:
-        raise refusal(Reason.REASON_FIELD_MALFORMED, f"the receipt has {len(lines)} hashes", field="receipt")
-    proof = tuple(decode_base64(line, "receipt") for line in lines)
-    if any(len(node) != HASH_BYTES for node in proof):
-        raise refusal(Reason.REASON_FIELD_MALFORMED, "a hash of the receipt is not of 32 bytes", field="receipt")
+    proof = _parse_hashes(lines, "receipt")
     parse_checkpoint(checkpoint_text)
     return Receipt(index, proof, checkpoint_text, extra)
+
+
+def _parse_hashes(lines: Sequence[str], field: str) -> tuple[bytes, ...]:
+    if len(lines) > _PROOF_HASHES_MAX:
+        raise refusal(Reason.REASON_FIELD_MALFORMED, f"the {field} has {len(lines)} hashes", field=field)
+    proof = tuple(decode_base64(line, field) for line in lines)
+    if any(len(node) != HASH_BYTES for node in proof):
+        raise refusal(Reason.REASON_FIELD_MALFORMED, f"a hash of the {field} is not of 32 bytes", field=field)
+    return proof
 
 
 def verify_receipt(receipt_text: str, entry_bytes: bytes, keys: Iterable[VerifierKey]) -> Checkpoint:
@@ -88,4 +104,32 @@ def verify_receipt(receipt_text: str, entry_bytes: bytes, keys: Iterable[Verifie
     note = open_note(receipt.checkpoint_text, keys)
     checkpoint = parse_checkpoint(note.text)
     verify_inclusion(leaf_hash(entry_bytes), receipt.index, checkpoint.size, receipt.proof, checkpoint.root)
+    return checkpoint
+
+
+def format_consistency(old_size: int, proof: Sequence[bytes], checkpoint_text: str) -> str:
+    """Write the proof that the tree of `old_size` is the beginning of the one that a signed checkpoint is of."""
+    lines = [f"old {old_size}", *(encode_base64(node) for node in proof)]
+    return "\n".join(lines) + "\n\n" + checkpoint_text
+
+
+def open_consistency(text: str, old_size: int, old_root: bytes, keys: Iterable[VerifierKey]) -> Checkpoint:
+    """Check that a proof leads from an older tree to a checkpoint that one of the keys signed, and give that checkpoint.
+
+    Size and root of the older tree come from elsewhere (a chain, a witness, an auditor's own copy), never from the proof.
+
+    Raises: InvalidRequest FIELD_MALFORMED; RuleViolated SIGNATURE_INVALID; DataLoss CHECKPOINT_INCONSISTENT when the proof is of another
+    size, or the log under the checkpoint does not begin with that tree.
+    """
+    head, separator, checkpoint_text = text.partition("\n\n")
+    first, *lines = head.split("\n")
+    if not separator or not first.startswith("old "):
+        raise refusal(Reason.REASON_FIELD_MALFORMED, "the proof does not start with the old size", field="proof")
+    proved_size = parse_decimal(first.removeprefix("old "), "proof")
+    proof = _parse_hashes(lines, "proof")
+    checkpoint = parse_checkpoint(open_note(checkpoint_text, keys).text)
+    if proved_size != old_size:
+        message = f"the proof is from {proved_size} entries on, asked was from {old_size}"
+        raise refusal(Reason.REASON_CHECKPOINT_INCONSISTENT, message, size=checkpoint.size, old_size=old_size)
+    verify_consistency(old_size, checkpoint.size, old_root, checkpoint.root, proof)
     return checkpoint

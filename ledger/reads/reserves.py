@@ -9,7 +9,7 @@ from ledger.arithmetic import SHARES_SCALE, divide_floor, shares_e8_of_units_cei
 from ledger.reads.pages import page_of
 from ledger.rules.chains.omnibus import omnibus_owed, omnibus_reserve
 from ledger.rules.checks import find_instrument
-from ledger.rules.reserves import evidence_of, is_counted, is_stale, needed_shares_e8, reserve_shares_e8
+from ledger.rules.reserves import as_of_time_us, evidence_of, is_counted, is_stale, needed_shares_e8, reserve_shares_e8
 from stockledger.v1 import reserves_pb2
 from stockledger.v1.instruments_pb2 import Backing
 
@@ -57,6 +57,7 @@ def reserve_message(state: State, instrument: Instrument, now_us: int) -> reserv
     """Return the reserve with all evidence behind it; figures are sums of the evidence that counts."""
     evidence, (there, needed) = evidence_of(state, instrument), _backing_of(state, instrument)
     counted = [each for each in evidence if is_counted(instrument, each)]
+    as_of_us = as_of_time_us(state, instrument)
     return reserves_pb2.Reserve(
         instrument=instrument.symbol,
         settled_shares_e8=sum(each.settled_shares_e8 for each in counted),
@@ -68,6 +69,7 @@ def reserve_message(state: State, instrument: Instrument, now_us: int) -> reserv
         needed_shares_e8=str(needed),
         shortfall=instrument.symbol in state.shortfalls,
         evidence=[evidence_message(instrument, each, now_us) for each in evidence],
+        as_of_time=None if as_of_us is None else timestamp(as_of_us),
     )
 
 

@@ -66,6 +66,14 @@ def reserve_shares_e8(state: State, instrument: Instrument, changed: Evidence | 
     return sum(evidence.shares_e8 for evidence in evidence_of(state, instrument, changed) if is_counted(instrument, evidence))
 
 
+def as_of_time_us(state: State, instrument: Instrument) -> int | None:
+    """Return how old the reserve is: what the oldest evidence speaks of, microseconds since 1970; None: there is no evidence.
+
+    Evidence that does not count since a split is asked too: until it is renewed, the sum of the others is not the whole.
+    """
+    return min((evidence.as_of_time_us for evidence in evidence_of(state, instrument)), default=None)
+
+
 def needed_shares_e8(state: State, instrument: Instrument, extra_units: int = 0) -> int:
     """Return the shares that supply stands for, at scale 1e8, rounded up; `extra_units` are about to be created (below zero: destroyed).
 

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 PAUSE_SECONDS: Final = 0.1
 PAUSE_SECONDS_MAX: Final = 10.0
 """After something failed: the first pause, which doubles each time, and the longest."""
+DEFAULT_RETRY_SECONDS: Final = 1.0
+"""What ChainUnavailable says where the node has said nothing."""
+RETRY_SECONDS_MAX: Final = 300.0
+"""However long a node asks for: it may have been told another limit since, and an operator another node."""
 RANGES_PER_TURN_MAX: Final = 50
 """Ranges that are read before the projector has its turn again."""
 _log = logging.getLogger(LOGGER)
@@ -77,7 +81,7 @@ class ChainLoop:
                 busy = self.turn()
             except Exception as error:  # noqa: BLE001 - whatever happens to one chain, the others and the next turn go on
                 self._tell_failure(error)
-                told.wait(pause)
+                told.wait(max(pause, _retry_seconds(error)))
                 pause = min(2 * pause, PAUSE_SECONDS_MAX)
             else:
                 self._tell_success()
@@ -179,8 +183,4 @@ class ChainLoop:
 def _retry_seconds(error: Exception) -> float:
     """Return when a node asks to be left alone until; one that does not say so is asked again as soon as the pause allows."""
     asked = error.retry_after_seconds if isinstance(error, ChainUnavailable) else 0.0
-    return asked if asked > DEFAULT_RETRY_SECONDS else 0.0
-
-
-DEFAULT_RETRY_SECONDS: Final = 1.0
-"""What ChainUnavailable says where the node has said nothing."""
+    return min(asked, RETRY_SECONDS_MAX) if asked > DEFAULT_RETRY_SECONDS else 0.0

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     metrics = WorkerMetrics()
     served = metrics.serve(settings.worker.worker_metrics_port) if settings.worker.worker_metrics_port else None
     try:
-        with _connection(settings.worker) as connection:
+        with open_connection(settings.worker) as connection:
             _work(connection, configurations, metrics, told)
     finally:
         if served is not None:
@@ -84,7 +84,11 @@ def chain_configurations(settings: WorkerSettings, environment: Mapping[str, str
     ]
 
 
-def _connection(settings: WorkerSettings) -> LedgerConnection:
+def open_connection(settings: WorkerSettings) -> LedgerConnection:
+    """Connect to the ledger's owner; nothing is asked yet.
+
+    Raises: SettingsError.
+    """
     try:
         return LedgerConnection(settings)
     except (OSError, ValueError) as error:

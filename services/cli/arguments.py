@@ -15,6 +15,7 @@ from services.cli.outcome import EXIT_CODES, USAGE
 from services.grpc_server.settings import ServerSettings
 
 PROGRAM: Final = "stockledger"
+ANCHORED: Final = "a file with the signed note as it was anchored, or SIZE:ROOT, the root in hex, as a contract answers"
 
 DESCRIPTION: Final = """The stock ledger for tokenised stock: one append-only, provable log of who holds what.
 
@@ -84,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_keys(commands)
     _add_serving(commands)
     _add_working(commands)
+    _add_chain(commands)
     return parser
 
 
@@ -220,6 +222,13 @@ def _add_checking(commands: _Commands) -> None:
         store=False,
     )
     audit.add_argument("directory", metavar="DIR", help="what `export` has written")
+    audit.add_argument(
+        "--anchored",
+        action="append",
+        default=[],
+        metavar="CHECKPOINT",
+        help=f"what stood on a chain or with a witness must be its beginning: {ANCHORED}; repeatable",
+    )
     _add_key(audit)
     audit.add_argument("--config", metavar="FILE", help="read settings from this file instead of ./stockledger.toml")
 
@@ -280,7 +289,34 @@ def _add_proving(commands: _Commands) -> None:
     )
     prove.add_argument("index", type=int, metavar="INDEX", help="index of the entry, from 0")
     prove.add_argument("--out", metavar="FILE", help="the receipt (entry-INDEX.tlog-proof); the bytes go beside it, ending in .entry")
+    prove.add_argument("--anchored", metavar="FILE", help="stand under this checkpoint, as it stood on a chain or with a witness")
     _add_signing_key(prove)
+
+    growth = commands.add(
+        "prove-consistency",
+        "proving:run_prove_consistency",
+        "write the proof that the log only grew since a checkpoint that stands on a chain",
+        """  stockledger prove-consistency anchored.txt --signing-key checkpoint.key      up to now
+  stockledger prove-consistency 1000:0x9c22...4f --to later.txt                from one anchor to a later one""",
+        details="""Without a signing key it leads to the newest checkpoint that the store keeps. The hashes that --json gives are
+what `prove` of a CheckpointAnchor takes; the file is the body that a C2SP witness is asked with.""",
+    )
+    growth.add_argument("anchored", metavar="ANCHORED", help=ANCHORED)
+    growth.add_argument("--to", metavar="FILE", help="a later checkpoint of the log, signed, instead of one of now")
+    growth.add_argument("--out", metavar="FILE", help="where to (log-OLD-NEW.tlog-consistency)")
+    _add_signing_key(growth)
+
+    grown = commands.add(
+        "verify-consistency",
+        "proving:run_verify_consistency",
+        "check that the log only grew since a checkpoint that stands on a chain, with the log's public key",
+        "  stockledger verify-consistency log-1000-1200.tlog-consistency anchored.txt --key acme.example/stockledger+a020c344+AQOh...",
+        store=False,
+    )
+    grown.add_argument("proof", metavar="PROOF", help="the .tlog-consistency file")
+    grown.add_argument("anchored", metavar="ANCHORED", help=ANCHORED)
+    _add_key(grown)
+    grown.add_argument("--config", metavar="FILE", help="read settings from this file instead of ./stockledger.toml")
 
     verify = commands.add(
         "verify-receipt",
@@ -408,6 +444,66 @@ def _add_working(commands: _Commands) -> None:
     for field in dataclasses.fields(WorkerSettings):
         _add_setting(work, field)
 
+    reread = commands.add(
+        "reread",
+        "rereading:run",
+        "read a chain again from another node, and book the movements that the first one left out",
+        """  stockledger reread --chain eip155:1=https://other-node.example/v2 --first 23456000 --ledger-address 127.0.0.1:8080
+  stockledger reread --chain eip155:1=http://127.0.0.1:8545 --validate-only""",
+        details="""When a holding or the supply on chain is not the ledger's, and nobody here moved it, a node has hidden something. It runs
+beside the worker and may be run again and again: what is in the books is left alone, and what is not is booked only where it
+makes supply and holdings agree. It needs the role of a worker, and no keys.""",
+        store=False,
+    )
+    reread.add_argument("--first", type=int, default=0, metavar="NUMBER", help="the first block or slot to read again (all of them)")
+    reread.add_argument("--validate-only", action="store_true", help="say what is missing, and book nothing")
+    reread.add_argument("--config", metavar="FILE", help="read settings from this file instead of ./stockledger.toml")
+    for field in dataclasses.fields(WorkerSettings):
+        if field.name in _REREADING:
+            _add_setting(reread, field)
+
+
+def _add_chain(commands: _Commands) -> None:
+    chain = commands.add(
+        "chain",
+        "deploying:run",
+        "put tokens on a chain, and hold what stands there against what is registered",
+        """  stockledger chain deploy ethereum.toml > ethereum.jsonl && stockledger apply ethereum.jsonl --approver carol
+  stockledger chain inspect --chain eip155:1=http://127.0.0.1:8545""",
+        store=False,
+        answers=False,
+    )
+    actions = _Commands(chain.add_subparsers(title="what to do", metavar="ACTION", required=True))
+    deploy = actions.add(
+        "deploy",
+        "deploying:run",
+        "make what a chain lacks, and print the commands that register it, as lines for `apply`",
+        """  stockledger chain deploy ethereum.toml --dry-run                    what is missing, and what it costs at most
+  stockledger chain deploy ethereum.toml > ethereum.jsonl
+  stockledger apply ethereum.jsonl --approver carol""",
+        details="""FILE names a chain, its nodes, who does what there, and the tokens; docs/operations.md shows one for EVM and one for
+Solana. Addresses follow from the keys and the symbols: begun again, it goes on where it stopped, and what stands is not made twice. It ends
+when all is final. What is done and what it costs is told on stderr.""",
+        store=False,
+    )
+    deploy.add_argument("file", metavar="FILE", help="TOML: the chain, keys, tokens")
+    deploy.add_argument("--config", metavar="FILE", help="read settings from this file instead of ./stockledger.toml")
+    deploy.add_argument("--dry-run", action="store_true", help="tell what is missing and what it costs at most, and send nothing")
+
+    inspect = actions.add(
+        "inspect",
+        "inspecting:run",
+        "hold chains, tokens and keys as registered against what their nodes say",
+        """  stockledger chain inspect --store sqlite:///books.db --chain eip155:1=http://127.0.0.1:8545
+  stockledger chain inspect                                   with the store and the chains of stockledger.toml""",
+        details="""It reads the store beside the running server, asks the nodes, and changes nothing. Told are: the node and its chain,
+how far the books are behind it, what each token can do against its registration, what registered keys lack there, and whether they are
+here.""",
+    )
+    for field in dataclasses.fields(WorkerSettings):
+        if field.name in ("chains", "chain_keys", "chain_key_passphrase", "chain_options"):
+            _add_setting(inspect, field)
+
 
 def _add_setting(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) -> None:
     """Add the flag of a setting; one of a worker's that is a list is named for one item, and may be given several times."""
@@ -424,3 +520,8 @@ def _add_setting(parser: argparse.ArgumentParser, field: dataclasses.Field[Any])
 
 _ITEMS: Final = {"ledger_addresses": "ledger-address", "chains": "chain", "chain_keys": "chain-key", "chain_options": "chain-option"}
 """Setting that is a list -> the flag that gives one item of it."""
+_REREADING: Final = frozenset(
+    {"ledger_addresses", "ledger_authorities", "ledger_certificate", "ledger_private_key", "ledger_token", "worker_principal"}
+    | {"chains", "chain_options"}
+)
+"""What a worker is set to that `reread` needs too."""

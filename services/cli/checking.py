@@ -11,6 +11,7 @@ from ledger.errors import refusal
 from ledger.log.store_url import redact_url
 from ledger.state import State
 from ledger.verify import audit_export, verify_store
+from services.cli.anchored import check_signed, read_anchored
 from services.cli.outcome import DAMAGED, DONE, UsageError
 from services.cli.output import Progress, grouped, print_json
 from services.cli.stores import open_store, settings_of, verifier_keys_of
@@ -73,8 +74,11 @@ def run_audit(options: argparse.Namespace) -> int:
     keys = verifier_keys_of(settings_of(options))
     if not keys:
         raise UsageError("an export proves nothing without the log's public key: give --key")
+    anchored = [read_anchored(given) for given in options.anchored]
+    for each in anchored:
+        check_signed(each, keys)
     with Progress() as progress:
-        report = audit_export(options.directory, keys=keys, progress=progress)
+        report = audit_export(options.directory, keys=keys, anchored=[each.checkpoint for each in anchored], progress=progress)
     return _print_report(report, as_json=options.json)
 
 

@@ -1,4 +1,4 @@
-"""`stockledger checkpoint`, `export`, `prove` and `verify-receipt`: what makes others believe the log without believing us."""
+"""`stockledger checkpoint`, `export`, `prove`, `prove-consistency` and what checks them: what makes others believe the log, and not us."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING
 
 from ledger.errors import LedgerError, refusal
 from ledger.log.checkpoint import parse_checkpoint, sign_checkpoint
-from ledger.log.proof import RECEIPT_EXTENSION, format_receipt, parse_receipt, verify_receipt
+from ledger.log.proof import (
+    CONSISTENCY_EXTENSION,
+    RECEIPT_EXTENSION,
+    format_consistency,
+    format_receipt,
+    open_consistency,
+    parse_receipt,
+    verify_receipt,
+)
 from ledger.log.tiles import export_tiles
 from ledger.replay import parse_entry
+from services.cli.anchored import check_beginning, check_signed, read_anchored
 from services.cli.outcome import DAMAGED, DONE, UsageError
 from services.cli.output import Progress, grouped, note, print_json
 from services.cli.stores import open_store, origin_of, read_text, settings_of, signer_of, verifier_keys_of
@@ -65,7 +74,7 @@ def run_prove(options: argparse.Namespace) -> int:
         if not 0 <= options.index < log.size:
             message = f"index {options.index} is beyond the log of {log.size}"
             raise refusal(Reason.REASON_INDEX_BEYOND_LOG, message, index=options.index, size=log.size)
-        size, text = _checkpoint_over(log, settings, options.index)
+        size, text = _anchored_over(log, options) if options.anchored else _checkpoint_over(log, settings, options.index)
         receipt = format_receipt(options.index, log.tree.inclusion_proof(options.index, size), text)
         data = log.entry(options.index)
     _write(receipt_path, receipt.encode())
@@ -103,6 +112,72 @@ def run_verify_receipt(options: argparse.Namespace) -> int:
         print(f"verified: {options.entry} is entry {index} ({kind}) of the log {checkpoint.origin}")
         print(f"signed at {grouped(checkpoint.size)} entries, root {checkpoint.root.hex()}")
     return DONE
+
+
+def run_prove_consistency(options: argparse.Namespace) -> int:
+    """Write the proof that the log only grew since a checkpoint that stood elsewhere."""
+    settings = settings_of(options)
+    old = read_anchored(options.anchored)
+    with open_store(settings) as log:
+        check_beginning(log, old)
+        old_size = old.checkpoint.size
+        if options.to:
+            later = read_anchored(options.to)
+            check_beginning(log, later)
+            size, text = later.checkpoint.size, _needed_note(later.note)
+        else:
+            size, text = _checkpoint_over(log, settings, max(old_size - 1, 0))
+        if size < old_size:
+            raise UsageError(f"the log does not grow from {old_size} entries to {size}")
+        hashes = log.tree.consistency_proof(old_size, size)
+    path = Path(options.out or f"log-{old_size}-{size}{CONSISTENCY_EXTENSION}")
+    _write(path, format_consistency(old_size, hashes, text).encode())
+    if options.json:
+        print_json({"old_size": old_size, "size": size, "proof": str(path), "hashes": [f"0x{each.hex()}" for each in hashes]})
+    else:
+        print(f"{path} proves that the first {grouped(old_size)} entries are the beginning of the log of {grouped(size)}")
+    return DONE
+
+
+def run_verify_consistency(options: argparse.Namespace) -> int:
+    """Check that the log only grew since a checkpoint that stood elsewhere, with nothing but the log's public key."""
+    keys = verifier_keys_of(settings_of(options))
+    if not keys:
+        raise UsageError("a proof proves nothing without the log's public key: give --key")
+    old = read_anchored(options.anchored)
+    text = read_text(options.proof, "proof")
+    try:
+        checkpoint = open_consistency(text, old.checkpoint.size, old.checkpoint.root, keys)
+        check_signed(old, keys, checkpoint.origin)
+    except LedgerError as error:
+        if options.json:
+            print_json({"verified": False, "reason": error.reason_name, "message": error.message})
+        note(f"stockledger: the proof does not verify: {error}")
+        return DAMAGED
+    if options.json:
+        answer = {"verified": True, "old_size": old.checkpoint.size, "old_root": old.checkpoint.root.hex(), "signed": bool(old.note)}
+        print_json(answer | {"origin": checkpoint.origin, "size": checkpoint.size, "root": checkpoint.root.hex()})
+    else:
+        print(f"verified: the {grouped(old.checkpoint.size)} entries anchored are the beginning of the log {checkpoint.origin}")
+        print(f"signed at {grouped(checkpoint.size)} entries, root {checkpoint.root.hex()}")
+    return DONE
+
+
+def _anchored_over(log: Log, options: argparse.Namespace) -> tuple[int, str]:
+    """Return what was anchored, if it is of this log and covers the entry."""
+    found = read_anchored(options.anchored)
+    check_beginning(log, found)
+    size = found.checkpoint.size
+    if not options.index < size:
+        message = f"index {options.index} is beyond the {size} entries that were anchored"
+        raise refusal(Reason.REASON_INDEX_BEYOND_LOG, message, index=options.index, size=size)
+    return size, _needed_note(found.note)
+
+
+def _needed_note(text: str) -> str:
+    if not text:
+        raise UsageError("a proof ends with a signed checkpoint: give the note, not its size and root (a CheckpointAnchor tells both)")
+    return text
 
 
 def _needed_signer(settings: Settings, log: Log) -> Signer:

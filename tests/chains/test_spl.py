@@ -25,4 +25,5 @@ class TestSpl(ChainConformance):
 
 def test_a_worker_killed_at_random_does_everything_once(tmp_path: Path) -> None:
     with SplRig() as rig:
-        crash_worker(rig, tmp_path, instructions=24, kills=2, seed=11, fault_share=0.1)
+        told = crash_worker(rig, tmp_path, instructions=24, kills=2, seed=11, fault_share=0.1)
+        assert rig.check_story() >= told["mint"] + told["burn"] + told["force"]

@@ -17,6 +17,7 @@ from chain_adapters.conformance_market import Market
 from chain_adapters.memory import connect
 from chain_adapters.memory.chain import NUMBER, ONE_TIME_VALUE
 from chain_adapters.memory.rig import MemoryRig
+from chain_adapters.protocol import ChainSettings, ChainUnavailable
 from services.chain_worker.chain_loop import ChainConfiguration, ChainLoop
 from services.chain_worker.command import chain_configurations
 from services.chain_worker.metrics import WorkerMetrics
@@ -26,6 +27,8 @@ from stockledger.v1.chains_pb2 import RegisterChainRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from chain_adapters.protocol import ChainAdapter
 
 
 @pytest.mark.parametrize("sequences", [NUMBER, ONE_TIME_VALUE])
@@ -70,6 +73,33 @@ def test_a_chain_that_fails_leaves_the_others_alone() -> None:
         assert figure(metrics, "up", rig.chain) == 1
         assert (figure(metrics, "transactions_sent_total", rig.chain) or 0) >= 1
         assert figure(metrics, "reconciled_time_seconds", rig.chain)
+
+
+class Waits(threading.Event):
+    """Notes how long it is waited for, and ends the loop after a few times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout)
+        if len(self.seconds) == 3:
+            self.set()
+        return self.is_set()
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [(7.0, [7.0, 7.0, 7.0]), (1.0, [0.1, 0.2, 0.4]), (1e9, [300.0] * 3)])
+def test_a_node_that_asks_for_time_gets_it(asked: float, seconds: list[float]) -> None:
+    told = Waits()
+
+    def refuse(settings: ChainSettings) -> ChainAdapter:
+        raise ChainUnavailable(settings.chain, "429", retry_after_seconds=asked)
+
+    with MemoryRig() as rig, contextlib.closing(Market(rig)) as market:
+        configuration = ChainConfiguration(rig.chain, (rig.node_url,), {}, {}, poll_seconds=0.01, reconcile_seconds=1)
+        ChainLoop(market.call, "kit", configuration, WorkerMetrics(), connect=refuse).run(told)
+    assert told.seconds == seconds
 
 
 @pytest.mark.parametrize(

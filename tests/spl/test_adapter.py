@@ -272,6 +272,17 @@ def test_many_instructions_share_transactions_as_far_as_nonces_go(world):
     assert world.units(*owners[: len(taken)]) == [sum(range(1, len(taken) + 1)), *range(1, len(taken) + 1)]
 
 
+def test_options_that_cannot_be(world):
+    for options, words in (({"nonces": "1"}, "kept for stops"), ({"batch": "0"}, "at least one"), ({"batch": "two"}, "not a whole number")):
+        with pytest.raises(ValueError, match=words):
+            connect(dataclasses.replace(world.settings, options=options))
+    by_two = connect(dataclasses.replace(world.settings, options={"nonces": "4", "batch": "2"}))
+    asked = [world.instruction(MINT, 1, destination=Keypair().pubkey()) for _ in range(5)]
+    assert [len(one.instructions) for one in by_two.prepare(asked, world.state).transactions] == [2, 2, 1]
+    assert by_two.describe().instructions_per_transaction_max == 2
+    by_two.close()
+
+
 def test_one_that_failed_in_company_goes_alone(world, alice):
     marked = world.instruction(MINT, 1, destination=alice, failure=ChainFailure.CHAIN_FAILURE_IN_COMPANY)
     others = [world.instruction(MINT, 1, destination=alice) for _ in range(2)]

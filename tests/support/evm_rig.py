@@ -209,9 +209,9 @@ class EvmRig(WorkedRig):
         frozen = {account: self._ask(token, "freezeOf(address)", _address(account)) for account in accounts}
         paused = self._ask(token, "pauses()")
         try:
-            reports = self.market.read("ReserveFeed", self._feed, "latestRoundData()")[0]
+            reserve = self.market.read("ReserveFeed", self._feed, "latestRoundData()")[1]
         except NodeRefused:
-            reports = 0
+            reserve = 0
         return Controls(
             frozen=frozenset(account for account, (whole, _) in frozen.items() if whole),
             frozen_raw=next(iter(frozen.values()))[1] if frozen else 0,
@@ -219,7 +219,7 @@ class EvmRig(WorkedRig):
             multiplier=self._ask(token, "uiMultiplier()"),
             multiplier_next=self._ask(token, "newUIMultiplier()"),
             allotment=self._ask(token, "allotment()"),
-            reserve_reports=reports,
+            reserve_shares_e8=reserve,
             anchors=self.market.read("CheckpointAnchor", self._anchor, "count()"),
         )
 

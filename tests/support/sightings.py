@@ -132,6 +132,33 @@ def reconciled(draw: Any, state: Any) -> Any:
     return chains_pb2.RecordReconciliationRequest(chain=name, position=at, figures=figures.values())
 
 
+def missed(draw: Any, state: Any) -> Any:
+    """A movement that nobody told, mostly with the figures that it leads to, where both ends have enough."""
+    name = _mostly(draw, state.chains, "memory:none")
+    chain = state.chains.get(name)
+    at = position(chain.cursor) if chain is not None else chains_pb2.ChainPosition(number=0, hash="0x0", time=_MOMENT)
+    command = chains_pb2.RecordMissedObservationsRequest(chain=name, position=at)
+    deployments = [each for each in state.deployments.values() if each.chain == name]
+    if not deployments:
+        return command
+    deployment = draw(st.sampled_from(sorted(deployments, key=lambda each: each.token)))
+    kinds = [ObservationKind.OBSERVATION_KIND_TRANSFER] * 3 + [ObservationKind.OBSERVATION_KIND_MINT, ObservationKind.OBSERVATION_KIND_BURN]
+    kind, raw = draw(st.sampled_from(kinds)), draw(st.sampled_from([1, 2, 5]))
+    ends = st.sampled_from(names_at(state, name))
+    source, destination = draw(ends), draw(ends)
+    command.observations.add(
+        kind=kind, token=deployment.token, transaction="0xmissed", number=at.number, source=source, destination=destination, raw=str(raw)
+    )
+    minted, burned = kind == ObservationKind.OBSERVATION_KIND_MINT, kind == ObservationKind.OBSERVATION_KIND_BURN
+    change = {"": raw * (minted - burned), source: 0, destination: 0}
+    change[source] -= raw * (not minted)
+    change[destination] += raw * (not burned)
+    for account, units in sorted(change.items()):
+        there = _raw_of(state, deployment, account) + units + draw(st.sampled_from([0] * 9 + [1]))
+        command.figures.add(instrument=deployment.instrument, account=account, raw=str(max(there, 0)))
+    return command
+
+
 def _raw_of(state: Any, deployment: Any, account: str) -> int:
     if deployment.wallets:
         return state.wallet_raw.get((deployment.chain, deployment.instrument, account), 0)
@@ -191,6 +218,7 @@ def anchored(draw: Any, state: Any) -> Any:
 
 MAKERS = {
     chains_pb2.RecordObservationsRequest: observed,
+    chains_pb2.RecordMissedObservationsRequest: missed,
     chains_pb2.RecordReconciliationRequest: reconciled,
     chains_pb2.RaiseDivergenceRequest: told,
     chains_pb2.ResolveDivergenceRequest: resolved,

@@ -15,6 +15,7 @@ from solders.instruction import Instruction
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 from spl_chain import Powers, SplChain, Token, wait_for
+from spl_history import tell
 
 from chain_adapters.protocol import ChainSettings
 from chain_adapters.rig import Controls, WorkedRig
@@ -265,6 +266,18 @@ class SplRig(WorkedRig):
         """Count the checkpoints among the memos in the history of the key that reports."""
         listed = self.spl.client.call("getSignaturesForAddress", str(self.keys["reporter"].public_key), {"limit": 1000})
         return sum("kit.example/log" in (each["memo"] or "") for each in listed)
+
+    def check_story(self) -> int:
+        """Hold the history of each token against how it stands; return how many instructions were carried out, each once."""
+        count = 0
+        for token, made in self._tokens.items():
+            history, carried_out = tell(self.spl.client, made.mint)
+            assert history.supply == self.supply(token)
+            for owner, units in history.holdings().items():
+                assert self.holding(token, self._account(owner)) == units
+            assert max(carried_out.values(), default=1) == 1, carried_out.most_common(3)
+            count += len(carried_out)
+        return count
 
     def _account(self, address: Pubkey) -> str:
         return f"{self.chain}:{address}"

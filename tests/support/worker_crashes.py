@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 from chain_worker_process import Operators, Ticking, WorkerProcess, wait_until
 from server_process import ServerProcess
 
-from chain_adapters.conformance_market import MULTIPLIER, SYMBOL, Market
+from chain_adapters.conformance_market import MULTIPLIER, SYMBOL, Market, evidence
 from chain_adapters.fault_proxy import FaultProxy
 from ledger import Ledger
+from ledger.log.checkpoint import Signer
 from stockledger.v1.accounts_pb2 import FreezeAccountRequest, UnfreezeAccountRequest
 from stockledger.v1.approvals_pb2 import GrantRoleRequest, Role
-from stockledger.v1.chains_pb2 import ListDivergencesRequest
+from stockledger.v1.audit_pb2 import GetCheckpointRequest
+from stockledger.v1.chains_pb2 import AnchorCheckpointRequest, ChainCapability, ListDivergencesRequest
 from stockledger.v1.common_pb2 import Operation
 from stockledger.v1.instruments_pb2 import HaltInstrumentRequest, ResumeInstrumentRequest, SetMultiplierRequest
 from stockledger.v1.transfers_pb2 import ForceTransferRequest, TransferUnitsRequest
@@ -26,13 +28,24 @@ if TYPE_CHECKING:
 
     from chain_adapters.rig import WorkedRig
 
+ORIGIN = "kit.example/log"
 LIFE_SECONDS = 0.8
 """How long a worker that has come up lives, on average."""
 UP_SECONDS = 60
 OVER_SECONDS = 240
 FIRST_UNITS = 100_000
-KINDS = {"mint": 10, "burn": 6, "force": 4, "freeze": 3, "pause": 1, "multiplier": 1}
+KINDS = {"mint": 10, "burn": 6, "force": 4, "freeze": 3, "pause": 1, "multiplier": 1, "evidence": 1, "anchor": 1}
 """What is asked for, by how often."""
+_C = ChainCapability
+NEEDS = {
+    "force": _C.CHAIN_CAPABILITY_FORCE_TRANSFER,
+    "freeze": _C.CHAIN_CAPABILITY_FREEZE,
+    "pause": _C.CHAIN_CAPABILITY_PAUSE,
+    "multiplier": _C.CHAIN_CAPABILITY_MULTIPLIER,
+    "evidence": _C.CHAIN_CAPABILITY_RESERVE_FEED,
+    "anchor": _C.CHAIN_CAPABILITY_ANCHOR,
+}
+"""What a token must be able to do for it."""
 HALTS = (Operation.OPERATION_ISSUE, Operation.OPERATION_REDEEM)
 
 
@@ -44,7 +57,8 @@ def crash_worker(rig: WorkedRig, folder: Path, *, instructions: int, kills: int,
     store = f"sqlite:///{folder}/books.db"
     with contextlib.ExitStack() as parties:
         market = _open_market(rig, store)
-        server = parties.enter_context(ServerProcess(store, "--local-principals", "true"))
+        (folder / "checkpoint.key").write_text(Signer(ORIGIN, bytes([7]) * 32).secret_text)
+        server = parties.enter_context(ServerProcess(store, local_principals=True, signing_key=folder / "checkpoint.key"))
         operators = parties.enter_context(Operators(server.address))
         proxy = parties.enter_context(FaultProxy(rig.node_url, share=fault_share, seed=seed))
         parties.enter_context(Ticking(rig, random.Random(seed + 1)))
@@ -94,7 +108,7 @@ def _kill(worker: WorkerProcess, kills: int, chance: random.Random) -> None:
 
 @dataclass
 class Asked:
-    """Asks for mints, burns, forced transfers, freezes, pauses and multipliers, and knows what must come of them."""
+    """Asks for mints, burns, forced transfers, freezes, pauses, multipliers, reserves and anchors, and knows what must come of them."""
 
     operators: Operators
     market: Market
@@ -103,16 +117,20 @@ class Asked:
     frozen: bool = False
     halted: Operation.ValueType | None = None
     multiplier: int = MULTIPLIER
+    shares: int = 1_000_000
+    """What the kit's custodian states at first."""
+    anchors: int = 0
 
     def __post_init__(self) -> None:
         first, second, third = self.market.wallets
         self.expected = {first: FIRST_UNITS, second: 0, third: 0, "book:bob": 0}
+        self.kinds = {kind: share for kind, share in KINDS.items() if self.market.can(NEEDS.get(kind, _C.CHAIN_CAPABILITY_MINT))}
         self.spare = FIRST_UNITS
         """What the first wallet surely has: mints to it may still be under way."""
 
     def one(self) -> None:
         """Ask for one thing, drawn by chance."""
-        kind = self.chance.choices(list(KINDS), list(KINDS.values()))[0]
+        kind = self.chance.choices(list(self.kinds), list(self.kinds.values()))[0]
         units = self.chance.randint(1, 50)
         first, second, _ = self.market.wallets
         if kind in ("mint", "burn") and self.halted is not None:
@@ -130,8 +148,13 @@ class Asked:
             self._freeze()
         elif kind == "pause":
             self._pause("news")
-        else:
+        elif kind == "multiplier":
             self._set_multiplier()
+        elif kind == "evidence":
+            self.shares += units
+            self.operators.do(evidence(self.shares))
+        else:
+            self._anchor()
         self.counts[kind] = self.counts.get(kind, 0) + 1
 
     def end(self) -> None:
@@ -147,7 +170,11 @@ class Asked:
         controls = market.rig.controls(market.token, [third])
         assert controls.frozen == ({third} if self.frozen else set())
         assert not controls.paused
-        assert controls.multiplier_next == self.multiplier
+        if "multiplier" in self.kinds:
+            assert controls.multiplier_next == self.multiplier
+        if "evidence" in self.kinds:
+            assert controls.reserve_shares_e8 == self.shares * 10**8
+        assert controls.anchors == self.anchors
         assert [each.divergence_count for each in market.reconcile()] == [0]
         assert not market.divergences()
 
@@ -179,3 +206,9 @@ class Asked:
         request = SetMultiplierRequest(instrument=SYMBOL, expected_multiplier=str(self.multiplier), multiplier=str(wanted), cause="split")
         self.operators.do(request)
         self.multiplier = wanted
+
+    def _anchor(self) -> None:
+        """Have a checkpoint of now kept on chain: each is anchored once, or the contract would have one twice."""
+        signed = self.operators.execute(GetCheckpointRequest()).checkpoint
+        self.operators.do(AnchorCheckpointRequest(chain=self.market.rig.chain, checkpoint=signed), principal="worker")
+        self.anchors += 1

@@ -8,8 +8,8 @@ import {IAggregatorV3} from "./interfaces/IAggregatorV3.sol";
 
 /// @title The shares behind an instrument, as custodians stated them.
 /// @notice The ledger writes what its evidence adds up to; on all chains together, so no single chain's supply is to be compared with it.
-/// A round is as old as its evidence: `updatedAt` is the time the evidence is of, not the time it was written here, so that whoever refuses
-/// stale answers refuses stale evidence.
+/// A round is as old as its evidence: `updatedAt` is the time the oldest evidence is of, not the time it was written here, so that whoever
+/// refuses stale answers refuses stale evidence. It may go back, as when a further custodian's older statement begins to count.
 /// @dev Information for others. No mint here depends on it: that is the allotment of StockToken.
 contract ReserveFeed is AccessControlDefaultAdminRules, Instructions, IAggregatorV3 {
     struct Round {
@@ -45,11 +45,6 @@ contract ReserveFeed is AccessControlDefaultAdminRules, Instructions, IAggregato
     /// @param time The time now.
     error EvidenceOfTheFuture(uint64 asOf, uint256 time);
 
-    /// @notice Evidence is not older than what was written before.
-    /// @param asOf The time it is of.
-    /// @param newest The time of what was written before.
-    error EvidenceOutdated(uint64 asOf, uint64 newest);
-
     /// @notice Evidence has a digest.
     error EvidenceMissing();
 
@@ -70,16 +65,14 @@ contract ReserveFeed is AccessControlDefaultAdminRules, Instructions, IAggregato
     /// @notice Write a round.
     /// @param instruction The ledger's id of this.
     /// @param shares The reserve, in `decimals`; 0 is a figure like any other.
-    /// @param asOf The time the evidence is of, seconds since 1970; never before that of the round before.
+    /// @param asOf The time the evidence is of, seconds since 1970.
     /// @param evidence Digest of the evidence.
     function publish(bytes32 instruction, uint128 shares, uint64 asOf, bytes32 evidence) external onlyRole(PUBLISHER_ROLE) {
         _execute(PUBLISHER_ROLE, instruction, this.publish.selector, "");
         if (evidence == 0) revert EvidenceMissing();
         if (asOf > block.timestamp) revert EvidenceOfTheFuture(asOf, block.timestamp);
-        uint256 count = _rounds.length;
-        if (count > 0 && asOf < _rounds[count - 1].asOf) revert EvidenceOutdated(asOf, _rounds[count - 1].asOf);
         _rounds.push(Round(shares, asOf, evidence));
-        emit ReservePublished(uint80(count + 1), shares, asOf, evidence);
+        emit ReservePublished(uint80(_rounds.length), shares, asOf, evidence);
     }
 
     /// @notice Make instructions impossible that have not been carried out.

@@ -12,6 +12,7 @@ withdrawals.py     how much may leave omnibus wallets
 endings.py         how instructions end, or start over
 sequences.py       what makes a transaction happen once at most
 observations.py    a range of a chain booked; ranges.py and walks.py help
+missed.py          what a node left out of one
 divergences.py     figures held together, places halted and free again
 omnibus.py         sweeps, and deposits of nobody known
 anchors.py         checkpoints kept on chains
@@ -27,13 +28,14 @@ from ledger.rules.chains import (
     divergences,
     instructions,
     keys,
+    missed,
     observations,
     omnibus,
     registration,
     transactions,
 )
 
-_ROOMS: tuple[Any, ...] = (registration, deployments, keys, instructions, transactions, observations, divergences, omnibus, anchors)
+_ROOMS: tuple[Any, ...] = (registration, deployments, keys, instructions, transactions, observations, missed, divergences, omnibus, anchors)
 
 COMMANDS: dict[type[Any], tuple[Any, type[Any]]] = {command: rule for room in _ROOMS for command, rule in room.COMMANDS.items()}
 EVENTS: dict[type[Any], Any] = {event: evolve for room in _ROOMS for event, evolve in room.EVENTS.items()}

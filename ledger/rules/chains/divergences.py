@@ -40,6 +40,7 @@ from stockledger.v1.chains_pb2 import (
     InstructionKind,
     RaiseDivergenceRequest,
     RaiseDivergenceResponse,
+    RecordMissedObservationsRequest,
     RecordReconciliationRequest,
     RecordReconciliationResponse,
     ResolveDivergenceRequest,
@@ -151,9 +152,10 @@ def _expected_raw(state: State, deployment: records.Deployment, account: str) ->
     return 0 if known is None else state.holding(state.instruments[deployment.instrument].number, known.number)
 
 
-def _check_figures(
-    state: State, command: RecordReconciliationRequest
+def check_figures(
+    state: State, command: RecordReconciliationRequest | RecordMissedObservationsRequest
 ) -> tuple[records.Chain, list[tuple[ChainFigure, records.Deployment]]]:
+    """Return the chain and the figures of a command, each with its deployment, if they were read at the cursor."""
     check_chain("chain", command.chain)
     position = check_position("position", command.position if command.HasField("position") else None)
     for figure in command.figures:
@@ -183,7 +185,7 @@ def _counts(state: State, figure: ChainFigure, deployment: records.Deployment) -
 
 
 def decide_reconcile(state: State, command: RecordReconciliationRequest, context: Context) -> list[Message]:
-    chain, rows = _check_figures(state, command)
+    chain, rows = check_figures(state, command)
     raiser = Raiser(state, chain, chain.cursor.number)
     kept, agreeing, of_accounts = [], set(), 0
     counted = [(figure, deployment) for figure, deployment in rows if _counts(state, figure, deployment)]
@@ -205,7 +207,7 @@ def decide_reconcile(state: State, command: RecordReconciliationRequest, context
         for first in range(0, max(len(kept), 1), FIGURES_PER_ENTRY_MAX)
     ]
     events[0].agreeing_account_count, events[0].agreeing_count = of_accounts, agreeing_count  # type: ignore[attr-defined]
-    return [*events, *raiser.events(), *_over(state, chain, agreeing)]
+    return [*events, *raiser.events(), *over(state, chain, agreeing)]
 
 
 def _hold_together(
@@ -232,7 +234,7 @@ def _hold_together(
 _SET_MULTIPLIER: Final = InstructionKind.INSTRUCTION_KIND_SET_MULTIPLIER
 
 
-def _over(state: State, chain: records.Chain, agreeing: set[Any]) -> list[DivergenceResolved]:
+def over(state: State, chain: records.Chain, agreeing: set[Any]) -> list[DivergenceResolved]:
     """Return the ends of what was measured and agrees now; one that halts is for a human to end."""
     cause = f"the figures agree at {chain.cursor.number}"
     return [

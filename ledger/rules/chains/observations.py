@@ -161,6 +161,12 @@ def _observe(walk: Walk, ours: _Ours, seen: Observation) -> None:
         _native(walk, ours, seen, deployment)
 
 
+def observe_missed(walk: Walk, observations: Sequence[Observation]) -> None:
+    """Take native movements that a range should have told, as of others: what landed of ours is told by our own transactions."""
+    for seen in observations:
+        _native(walk, _Ours(), seen, walk.state.deployments[walk.state.deployment_of_token[seen.token]])
+
+
 # ---- our transactions ------------------------------------------------------------------------------------------------------------------
 
 

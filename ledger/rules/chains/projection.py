@@ -20,7 +20,7 @@ from ledger.records import Instruction
 from ledger.rules.chains.places import NATIVE, OMNIBUS, halting, raw_of_units
 from ledger.rules.checks import BOOK
 from ledger.rules.context import entry_index
-from ledger.rules.reserves import needed_shares_e8, reserve_shares_e8
+from ledger.rules.reserves import as_of_time_us, needed_shares_e8, reserve_shares_e8
 from stockledger.v1.chains_pb2 import ChainCapability, ChainKeyRole, InstructionKind, InstructionState, ObservationKind
 from stockledger.v1.common_pb2 import Operation
 from stockledger.v1.reserves_pb2 import Reserve
@@ -310,7 +310,7 @@ def _multiplier_scheduled(state: State, event: Any, decided: Decided) -> Iterato
 
 
 def _deployed(state: State, event: Any, decided: Decided) -> Iterator[Instruction]:
-    """Bring a new token to where the ledger is: what is halted, frozen and set already."""
+    """Bring a new token to where the ledger is: what is halted, frozen and set already, and the reserve where it has a feed."""
     yield from _allotted(state, event, decided)
     deployment = state.deployments[event.deployment.instrument, event.deployment.chain]
     if deployment.kind != NATIVE:
@@ -337,6 +337,8 @@ def _deployed(state: State, event: Any, decided: Decided) -> Iterator[Instructio
             deployment.chain, deployment.instrument, SET_MULTIPLIER, decided,
             multiplier=scheduled.multiplier, effective_time_us=scheduled.effective_time_us,
         )  # fmt: skip
+    if CAPABILITY_OF[REPORT_RESERVE] in deployment.capabilities:
+        yield from _reserve_at(state, deployment, decided)
 
 
 def _allotted(state: State, event: Any, decided: Decided) -> Iterator[Instruction]:
@@ -351,17 +353,25 @@ def _evidenced(state: State, event: Any, decided: Decided) -> Iterator[Instructi
 
 
 def _reserve(state: State, symbol: str, decided: Decided) -> Iterator[Instruction]:
-    """Tell the reserve: what counts as held, and what is owed."""
     for deployment in _capable(state, symbol, REPORT_RESERVE):
-        instrument = state.instruments[symbol]
-        reserve = Reserve(
-            instrument=instrument.symbol,
-            reserve_shares_e8=reserve_shares_e8(state, instrument),
-            needed_shares_e8=str(needed_shares_e8(state, instrument)),
-            shortfall=instrument.symbol in state.shortfalls,
-        )
-        note = reserve.SerializeToString(deterministic=True)
-        yield _make(deployment.chain, instrument.symbol, REPORT_RESERVE, decided, note=note)
+        yield from _reserve_at(state, deployment, decided)
+
+
+def _reserve_at(state: State, deployment: Deployment, decided: Decided) -> Iterator[Instruction]:
+    """Tell the reserve: what counts as held, what is owed, and how old the evidence is; without any there is nothing to tell."""
+    instrument = state.instruments[deployment.instrument]
+    as_of_us = as_of_time_us(state, instrument)
+    if as_of_us is None:
+        return
+    reserve = Reserve(
+        instrument=instrument.symbol,
+        reserve_shares_e8=reserve_shares_e8(state, instrument),
+        needed_shares_e8=str(needed_shares_e8(state, instrument)),
+        shortfall=instrument.symbol in state.shortfalls,
+    )
+    reserve.as_of_time.FromMicroseconds(as_of_us)
+    note = reserve.SerializeToString(deterministic=True)
+    yield _make(deployment.chain, instrument.symbol, REPORT_RESERVE, decided, note=note)
 
 
 # ---- wallets of ours, and checkpoints --------------------------------------------------------------------------------------------------

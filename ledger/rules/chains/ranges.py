@@ -77,7 +77,8 @@ def _check_account(state: State, field: str, name: str, chain: str) -> None:
         check_address(field, name, chain)
 
 
-def _check_observation(state: State, seen: Observation, chain: str) -> None:
+def check_observation(state: State, seen: Observation, chain: str) -> None:
+    """Refuse an observation that has not the form of its kind."""
     kind = check_enum("kind", seen.kind, ObservationKind)
     if (seen.token or kind not in _WITHOUT_TOKEN) and parse_token("token", seen.token).chain != chain:
         raise _malformed("token", f"{seen.token!r} is not on {chain}", seen.token)
@@ -149,7 +150,7 @@ def check_range(state: State, seen: ObservedRange) -> tuple[records.Chain, recor
     after = check_position("after", seen.after if seen.HasField("after") else None)
     through = check_position("through", seen.through if seen.HasField("through") else None)
     for observation in seen.observations:
-        _check_observation(state, observation, seen.chain)
+        check_observation(state, observation, seen.chain)
     for landed in seen.landed:
         _check_landed(landed, seen.chain)
     for text in seen.satisfied_instructions:
@@ -168,10 +169,10 @@ def check_range(state: State, seen: ObservedRange) -> tuple[records.Chain, recor
             message = f"the token {token} is of no deployment on {chain.chain}"
             raise refusal(Reason.REASON_DEPLOYMENT_NOT_FOUND, message, chain=chain.chain, token=token)
     check_cursor("after", after, chain)
-    _check_order("through", (after.number, 0), [(through.number, 0)], through.number)
-    _check_order("observations", (after.number + 1, -1), [(each.number, each.index) for each in seen.observations], through.number)
+    check_order("through", (after.number, 0), [(through.number, 0)], through.number)
+    check_order("observations", (after.number + 1, -1), [(each.number, each.index) for each in seen.observations], through.number)
     for landed in seen.landed:
-        _check_order("landed", (after.number + 1, -1), [(landed.number, 0)], through.number)
+        check_order("landed", (after.number + 1, -1), [(landed.number, 0)], through.number)
     _check_history(state, chain)
     return chain, through
 
@@ -189,7 +190,7 @@ def position_text(position: records.ChainPosition | ChainPosition) -> str:
     return f"{position.number} {position.hash}"
 
 
-def _check_order(field: str, lowest: tuple[int, int], places: Sequence[tuple[int, int]], last_number: int) -> None:
+def check_order(field: str, lowest: tuple[int, int], places: Sequence[tuple[int, int]], last_number: int) -> None:
     """Refuse places that do not grow, or lie outside a range."""
     before = lowest
     for place in places:

@@ -2585,6 +2585,95 @@ class ChainFigure(_message.Message):
 Global___ChainFigure: _TypeAlias = ChainFigure  # noqa: Y015
 
 @_typing.final
+class RecordMissedObservationsRequest(_message.Message):
+    """Book movements that a node left out when a range was read, once another node has told them: behind the cursor, as of others. With them stand figures read at the cursor, which must agree with the
+    books as they will be, so nothing is booked that is in the books already. Divergences of these figures are resolved, unless they halt. Refusals in order: FIELD_* (also an observation that is no movement of others), TOO_MANY_ITEMS
+    (10,000), CHAIN_NOT_FOUND, DEPLOYMENT_NOT_FOUND, EXPECTATION_FAILED (`position` is not the cursor), STATE_UNFIT (somebody else's token), DATES_OUT_OF_ORDER, FIELD_MISSING (no figure of what is concerned), EXPECTATION_FAILED (a figure does not agree).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    NOT_AFTER_TIME_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    OBSERVATIONS_FIELD_NUMBER: _builtins.int
+    FIGURES_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """UUIDv7 that makes a retry safe, scoped to the principal; empty: the ledger makes one. Example: "01932b7e-7c00-7000-8000-000000000001"."""
+    validate_only: _builtins.bool
+    """Check and answer as if booked, and book nothing. Example: true."""
+    chain: _builtins.str
+    """CAIP-2 id. Example: "eip155:1"."""
+    @_builtins.property
+    def not_after_time(self) -> _timestamp_pb2.Timestamp:
+        """Do not book later than this moment; absent: any time. Example: "2026-11-22T18:00:00Z"."""
+
+    @_builtins.property
+    def position(self) -> Global___ChainPosition:
+        """Where the figures were read: the cursor. Example: {number: 23456800}."""
+
+    @_builtins.property
+    def observations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Observation]:
+        """What was missed, by (number, index), up to the cursor. Example: [{kind: OBSERVATION_KIND_TRANSFER}]."""
+
+    @_builtins.property
+    def figures(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChainFigure]:
+        """Supply, and every account concerned. Example: [{instrument: "AAPLx", raw: "900"}]."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        not_after_time: _timestamp_pb2.Timestamp | None = ...,
+        chain: _builtins.str = ...,
+        position: Global___ChainPosition | None = ...,
+        observations: _abc.Iterable[Global___Observation] | None = ...,
+        figures: _abc.Iterable[Global___ChainFigure] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["not_after_time", b"not_after_time", "position", b"position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "figures", b"figures", "not_after_time", b"not_after_time", "observations", b"observations", "position", b"position", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordMissedObservationsRequest: _TypeAlias = RecordMissedObservationsRequest  # noqa: Y015
+
+@_typing.final
+class RecordMissedObservationsResponse(_message.Message):
+    """Answer to RecordMissedObservationsRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOOKING_FIELD_NUMBER: _builtins.int
+    DIVERGENCE_COUNT_FIELD_NUMBER: _builtins.int
+    RESOLVED_COUNT_FIELD_NUMBER: _builtins.int
+    divergence_count: _builtins.int
+    """How many divergences were raised. Example: 0."""
+    resolved_count: _builtins.int
+    """How many are over. Example: 2."""
+    @_builtins.property
+    def booking(self) -> _common_pb2.Booking:
+        """Where it stands in the log. Example: index 41, entry_count 2, size 43."""
+
+    def __init__(
+        self,
+        *,
+        booking: _common_pb2.Booking | None = ...,
+        divergence_count: _builtins.int = ...,
+        resolved_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["booking", b"booking"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["booking", b"booking", "divergence_count", b"divergence_count", "resolved_count", b"resolved_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordMissedObservationsResponse: _TypeAlias = RecordMissedObservationsResponse  # noqa: Y015
+
+@_typing.final
 class RecordReconciliationRequest(_message.Message):
     """Hold figures of a chain against the ledger; each difference raises a divergence, unless one of it is open; an open one that is gone is resolved, unless it halts. Refusals in order: FIELD_*, TOO_MANY_ITEMS (10,000),
     CHAIN_NOT_FOUND, DEPLOYMENT_NOT_FOUND, EXPECTATION_FAILED (`position` is not the cursor: read on first, or again).

@@ -85,6 +85,11 @@ class ChainServiceStub:
                 request_serializer=stockledger_dot_v1_dot_chains__pb2.RecordObservationsRequest.SerializeToString,
                 response_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordObservationsResponse.FromString,
                 _registered_method=True)
+        self.RecordMissedObservations = channel.unary_unary(
+                '/stockledger.v1.ChainService/RecordMissedObservations',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.RecordMissedObservationsRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordMissedObservationsResponse.FromString,
+                _registered_method=True)
         self.RecordReconciliation = channel.unary_unary(
                 '/stockledger.v1.ChainService/RecordReconciliation',
                 request_serializer=stockledger_dot_v1_dot_chains__pb2.RecordReconciliationRequest.SerializeToString,
@@ -241,6 +246,13 @@ class ChainServiceServicer:
 
     def RecordObservations(self, request, context):
         """Book a range of a chain. Example: what blocks 23456790 to 23456800 have of ours.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordMissedObservations(self, request, context):
+        """Book what a node left out. Example: a transfer of which it told no log.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -417,6 +429,11 @@ def add_ChainServiceServicer_to_server(servicer, server):
                     servicer.RecordObservations,
                     request_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordObservationsRequest.FromString,
                     response_serializer=stockledger_dot_v1_dot_chains__pb2.RecordObservationsResponse.SerializeToString,
+            ),
+            'RecordMissedObservations': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordMissedObservations,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.RecordMissedObservationsRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.RecordMissedObservationsResponse.SerializeToString,
             ),
             'RecordReconciliation': grpc.unary_unary_rpc_method_handler(
                     servicer.RecordReconciliation,
@@ -775,6 +792,33 @@ class ChainService:
             '/stockledger.v1.ChainService/RecordObservations',
             stockledger_dot_v1_dot_chains__pb2.RecordObservationsRequest.SerializeToString,
             stockledger_dot_v1_dot_chains__pb2.RecordObservationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordMissedObservations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/RecordMissedObservations',
+            stockledger_dot_v1_dot_chains__pb2.RecordMissedObservationsRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.RecordMissedObservationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

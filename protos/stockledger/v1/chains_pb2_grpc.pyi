@@ -53,6 +53,8 @@ class ChainServiceStub:
     """Give up an instruction. Example: one that the chain refuses."""
     RecordObservations: _grpc.UnaryUnaryMultiCallable[_chains_pb2.RecordObservationsRequest, _chains_pb2.RecordObservationsResponse]
     """Book a range of a chain. Example: what blocks 23456790 to 23456800 have of ours."""
+    RecordMissedObservations: _grpc.UnaryUnaryMultiCallable[_chains_pb2.RecordMissedObservationsRequest, _chains_pb2.RecordMissedObservationsResponse]
+    """Book what a node left out. Example: a transfer of which it told no log."""
     RecordReconciliation: _grpc.UnaryUnaryMultiCallable[_chains_pb2.RecordReconciliationRequest, _chains_pb2.RecordReconciliationResponse]
     """Hold figures of a chain against the books. Example: the supply of AAPLx."""
     RaiseDivergence: _grpc.UnaryUnaryMultiCallable[_chains_pb2.RaiseDivergenceRequest, _chains_pb2.RaiseDivergenceResponse]
@@ -113,6 +115,8 @@ class ChainServiceAsyncStub(ChainServiceStub):
     """Give up an instruction. Example: one that the chain refuses."""
     RecordObservations: _aio.UnaryUnaryMultiCallable[_chains_pb2.RecordObservationsRequest, _chains_pb2.RecordObservationsResponse]  # type: ignore[assignment]
     """Book a range of a chain. Example: what blocks 23456790 to 23456800 have of ours."""
+    RecordMissedObservations: _aio.UnaryUnaryMultiCallable[_chains_pb2.RecordMissedObservationsRequest, _chains_pb2.RecordMissedObservationsResponse]  # type: ignore[assignment]
+    """Book what a node left out. Example: a transfer of which it told no log."""
     RecordReconciliation: _aio.UnaryUnaryMultiCallable[_chains_pb2.RecordReconciliationRequest, _chains_pb2.RecordReconciliationResponse]  # type: ignore[assignment]
     """Hold figures of a chain against the books. Example: the supply of AAPLx."""
     RaiseDivergence: _aio.UnaryUnaryMultiCallable[_chains_pb2.RaiseDivergenceRequest, _chains_pb2.RaiseDivergenceResponse]  # type: ignore[assignment]
@@ -230,6 +234,14 @@ class ChainServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chains_pb2.RecordObservationsResponse, _abc.Awaitable[_chains_pb2.RecordObservationsResponse]]:
         """Book a range of a chain. Example: what blocks 23456790 to 23456800 have of ours."""
+
+    @_abc_1.abstractmethod
+    def RecordMissedObservations(
+        self,
+        request: _chains_pb2.RecordMissedObservationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.RecordMissedObservationsResponse, _abc.Awaitable[_chains_pb2.RecordMissedObservationsResponse]]:
+        """Book what a node left out. Example: a transfer of which it told no log."""
 
     @_abc_1.abstractmethod
     def RecordReconciliation(

@@ -133,6 +133,7 @@ class Reserve(_message.Message):
     NEEDED_SHARES_E8_FIELD_NUMBER: _builtins.int
     SHORTFALL_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
     instrument: _builtins.str
     """The instrument. Example: "AAPLx"."""
     settled_shares_e8: _builtins.int
@@ -155,6 +156,10 @@ class Reserve(_message.Message):
     def evidence(self) -> _containers.RepeatedCompositeFieldContainer[Global___Evidence]:
         """The evidence behind it, one a custody account. Example: [{custody_account: "alpaca/AAPL-1"}]."""
 
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
+        """How old all this is: the moment that the oldest of the evidence speaks of, whether it counts or not; absent: there is none. Example: "2026-11-22T17:00:00Z"."""
+
     def __init__(
         self,
         *,
@@ -168,10 +173,11 @@ class Reserve(_message.Message):
         needed_shares_e8: _builtins.str = ...,
         shortfall: _builtins.bool = ...,
         evidence: _abc.Iterable[Global___Evidence] | None = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivered_shares_e8", b"delivered_shares_e8", "encumbered_shares_e8", b"encumbered_shares_e8", "evidence", b"evidence", "instrument", b"instrument", "needed_shares_e8", b"needed_shares_e8", "pending_shares_e8", b"pending_shares_e8", "received_shares_e8", b"received_shares_e8", "reserve_shares_e8", b"reserve_shares_e8", "settled_shares_e8", b"settled_shares_e8", "shortfall", b"shortfall"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "delivered_shares_e8", b"delivered_shares_e8", "encumbered_shares_e8", b"encumbered_shares_e8", "evidence", b"evidence", "instrument", b"instrument", "needed_shares_e8", b"needed_shares_e8", "pending_shares_e8", b"pending_shares_e8", "received_shares_e8", b"received_shares_e8", "reserve_shares_e8", b"reserve_shares_e8", "settled_shares_e8", b"settled_shares_e8", "shortfall", b"shortfall"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
