@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from solders.message import Message
 from solders.pubkey import Pubkey
@@ -30,7 +30,7 @@ from chain_adapters.spl.fees import PriceRange
 from chain_adapters.spl.history import read_range
 from chain_adapters.spl.names import account_of, mint_of, owner_of
 from chain_adapters.spl.observation import FAILURE_TEXT_MAX
-from chain_adapters.spl.planning import DurableNonce, PlannedTransaction, Step, plan
+from chain_adapters.spl.planning import PART, DurableNonce, PlannedTransaction, Step, plan
 from chain_adapters.spl.projection import CAPABLE, MOVES, Doing, Holder, Satisfied, TokenState, Unfit, carry_out, rests_on
 from chain_adapters.spl.rpc import ACCOUNTS_MAX, SLOT_MAX, Account, RpcClient
 from chain_adapters.spl.signing import required_signers
@@ -58,6 +58,7 @@ NONCES_FOR_STOPS: Final = 1
 _CONTROLS: Final = (PauseChanged, MultiplierSet, AuthoritySet, HookSet, DefaultStateSet)
 """What changes how a mint stands; movements and freezes of its accounts do not."""
 _CLOCK: Final = Pubkey.from_string("SysvarC1ock11111111111111111111111111111111")
+_Answer = TypeVar("_Answer")
 
 
 @dataclass
@@ -117,12 +118,13 @@ class Preparation:
             failure = ChainFailure.CHAIN_FAILURE_PAUSED if lifts else ChainFailure.CHAIN_FAILURE_KEY_WITHOUT_ROLE
             outcome = Unfit(failure, "", for_ever=False)
         match outcome:
-            case Doing(parts):
+            case Doing(parts, _, is_part):
                 for part in parts:
                     accounts = [meta.pubkey for meta in part.accounts]
                     self._undecided.update(controls_changed(part.program_id, bytes(part.data), accounts))
-                alone = instruction.failure == ChainFailure.CHAIN_FAILURE_IN_COMPANY
-                step = Step(f"{self.ledger}/{instruction.instruction}", parts, instruction.legal_reference)
+                alone = is_part or instruction.failure == ChainFailure.CHAIN_FAILURE_IN_COMPANY
+                name = f"{self.ledger}/{instruction.instruction}" + (PART if is_part else "")
+                step = Step(name, parts, instruction.legal_reference)
                 yield _Wanted(step, instruction.rank, alone)
             case Satisfied():
                 if token is None or self._is_settled(token, instruction):
@@ -177,7 +179,7 @@ class Preparation:
             if mint not in found or _CLOCK not in found:
                 raise DeploymentUnfit(self.chain, f"there is no mint at {mint}")
             held = {account: [found[associated[account]]] if associated[account] in found else [] for account in takers}
-            held |= {account: self.client.token_accounts_of(owner, mint)[1] for account, owner in givers.items()}
+            held |= {account: self._current(self.client.token_accounts_of(owner, mint)) for account, owner in givers.items()}
             holders = {
                 account: Holder(owner, associated[account], {one.address: decode_token_account(one.data) for one in held[account]})
                 for account, owner in (givers | takers).items()
@@ -187,7 +189,15 @@ class Preparation:
 
     def _accounts(self, addresses: Sequence[Pubkey]) -> dict[Pubkey, Account]:
         parts = (addresses[start : start + ACCOUNTS_MAX] for start in range(0, len(addresses), ACCOUNTS_MAX))
-        return {one.address: one for part in parts for one in self.client.accounts(part)[1] if one is not None}
+        return {one.address: one for part in parts for one in self._current(self.client.accounts(part)) if one is not None}
+
+    def _current(self, answer: tuple[int, _Answer]) -> _Answer:
+        """Return what an answer found, if it is no older than the books: another node that lags may have stepped in."""
+        slot, found = answer
+        if slot < self.state.cursor.number:
+            text = f"the node at {self.client.host} answered for slot {slot}, before the cursor at {self.state.cursor.number}"
+            raise errors.NodeBehind("getMultipleAccounts", text)
+        return found
 
     def _is_settled(self, token: TokenState, instruction: Instruction) -> bool:
         """Say whether what an outcome rests on is final: nothing after `final` touched the accounts concerned, or a power over the mint."""
@@ -237,7 +247,7 @@ class Preparation:
 
 def instruction_of(name: str) -> str:
     """Return the ledger's id of an instruction from what the chain is told, "<ledger>/<instruction>"."""
-    return name.rpartition("/")[2]
+    return name.removesuffix(PART).rpartition("/")[2]
 
 
 def recorded(chain: str, planned: PlannedTransaction) -> Transaction:
@@ -248,7 +258,7 @@ def recorded(chain: str, planned: PlannedTransaction) -> Transaction:
         key=account_of(chain, payer),
         sequence=TransactionSequence(one_time_value=value),
         payload=planned.message,
-        instructions=[instruction_of(name) for name in planned.instruction_ids],
+        instructions=[instruction_of(name) for name in planned.instruction_ids if not name.endswith(PART)],
         fee_max=str(planned.fee_lamports_max),
         cosigners=[account_of(chain, address) for address in cosigners],
     )
