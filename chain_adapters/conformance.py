@@ -104,6 +104,7 @@ class _Base:
             def open_one(**options: Any) -> Market:
                 market = opened.enter_context(contextlib.closing(Market(rig, **options)))
                 market.settle()
+                market.settle_multiplier()
                 assert not market.instructions()
                 return market
 

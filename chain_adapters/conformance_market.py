@@ -42,6 +42,7 @@ from stockledger.v1.chains_pb2 import (
     GetChainRequest,
     Instruction,
     InstructionState,
+    ListDeploymentsRequest,
     ListInstructionsRequest,
     ListMultiplierChangesRequest,
     ListPlacesRequest,
@@ -321,6 +322,16 @@ class Market:
                 if not self.transactions() and not any(_may_go_on(each) for each in self.instructions()):
                     return
         raise AssertionError(f"still open after {ROUNDS_MAX} rounds: {self.instructions()}\n{self.transactions()}")
+
+    def settle_multiplier(self) -> None:
+        """Go on until a multiplier that is set counts on the chain too: chains count whole seconds, by a clock of their own."""
+        for _ in range(ROUNDS_MAX):
+            (deployment,) = self.call(ListDeploymentsRequest(chain=self.rig.chain, instrument=SYMBOL)).deployments
+            if not deployment.chain_multiplier.next_multiplier:
+                return
+            self.rig.finalise()
+            self.read()
+        raise AssertionError(f"no multiplier in force after {ROUNDS_MAX} rounds")
 
     # ---- what must hold -------------------------------------------------------------------------------------------------------------
 

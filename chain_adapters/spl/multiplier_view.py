@@ -11,10 +11,10 @@ from solders.pubkey import Pubkey
 from chain_adapters.multipliers import Schedule
 from chain_adapters.spl.account_layout import decode_mint
 from chain_adapters.spl.errors import HistoryBroken
-from chain_adapters.spl.history import in_chain_order, list_range, transactions_of
+from chain_adapters.spl.history import in_chain_order, transactions_of
 from chain_adapters.spl.multiplier import multiplier_floor
 from chain_adapters.spl.rpc import RpcClient, SignatureInfo
-from chain_adapters.spl.transactions import LandedTransaction, MultiplierSet, effects_on
+from chain_adapters.spl.transactions import LandedTransaction, MultiplierSet, decode, effects_on
 from stockledger.v1.chains_pb2 import ChainPosition
 
 _US: Final = 1_000_000
@@ -47,16 +47,24 @@ def schedule_at(client: RpcClient, mint: Pubkey, number: int) -> Schedule | None
 
     Raises: HistoryPruned, HistoryBroken, TransactionNotUnderstood.
     """
-    slot, account = client.account(mint)
+    _, account = client.account(mint)
     scaled = None if account is None else decode_mint(account.data).scaled_ui_amount
     if scaled is None:
         return None
     time_us = SlotClock(client).time_us(number)
-    since = transactions_of(client, list_range(client, [mint], number + 1, max(slot, number)))
-    if not any(True for one in since for _ in _sets(mint, one)):
+    if not _is_set_after(client, mint, number):
         ahead = Schedule(multiplier_floor(scaled.current), multiplier_floor(scaled.next), scaled.next_effective_time * _US)
         return ahead.at(time_us)
     return _from_history(mint, _newest_first(client, mint, number)).at(time_us)
+
+
+def _is_set_after(client: RpcClient, mint: Pubkey, number: int) -> bool:
+    """Tell whether a mint's multiplier was set after a slot, or may have been: a node may answer with more than is final."""
+    for one in client.signatures_back_to(mint, number + 1):
+        answer = client.transaction(one.signature)
+        if answer is None or any(True for _ in _sets(mint, decode(answer, one.block_time))):
+            return True
+    return False
 
 
 def _sets(mint: Pubkey, transaction: LandedTransaction) -> Iterator[MultiplierSet]:

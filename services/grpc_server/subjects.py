@@ -52,6 +52,7 @@ KINDS: Final[dict[str, Kind]] = {
     "proceeds_account": Kind.ACCOUNT,
     "funding_account": Kind.ACCOUNT,
     "wallet": Kind.ACCOUNT,
+    "receiving_account": Kind.ACCOUNT,
     "origin": Kind.ACCOUNT,
     "onward": Kind.ACCOUNT,
     "owner_account": Kind.ACCOUNT,
