@@ -1,9 +1,10 @@
 """Chains beside their own nodes: instructions to finality against a bare script, and what each costs there. Run by run.py.
 
-The work is the ledger's whole way: instructions that are open are prepared, recorded with a flush, signed, sent, seen final and booked by
-the reader. The limit is a script that has its transactions ready, signed beforehand: it sends them to a node of the same kind and waits for
-the same finality. It is asked twice: for the same transactions, so that what a figure lacks is what the ledger costs; and for one mint a
-transaction, which is what an issuer's script sends that knows no batches.
+The work is the ledger's whole way: instructions that are open are prepared, recorded with a flush, signed, sent, seen final and booked
+by the reader. The limit is a script that has its transactions ready, signed beforehand: it sends them to the same node, for a token of its
+own, and waits for the same finality. Mostly they are as large as ours, so that what a figure lacks is what the ledger costs, and once they
+are of one mint each, which is what a script sends that knows no batches. Blocks come by the clock, as on chains that people use; a node
+that makes a block of every transaction at once is told beside it, since there the ledger's own work shows most.
 """
 
 from __future__ import annotations
@@ -26,28 +27,30 @@ from stockledger.v1.transfers_pb2 import TransferUnitsRequest
 
 WALLETS = 64
 """Accounts at the chain that units go to and come from; all have some already when measuring begins."""
-INSTRUCTIONS = 1_024
-"""Mints in one round."""
+INSTRUCTIONS = 4_096
+"""Mints in one round: on a chain of 30 million gas a block they fill three."""
 
 
 class Chain(Protocol):
-    """A chain to measure on: the ledger's market there, and a node of the same kind for the script."""
+    """A chain to measure on: the ledger's market there, and a token of the script's own, set up the same way."""
 
     name: str
     cost: str
     """What its transactions use: gas, compute units."""
     market: Market
+    paces: Sequence[str]
+    """How its blocks come, the first as on chains that people use."""
 
-    def remember(self) -> None:
-        """Take note of the chain as it is, for the script to begin from."""
+    def set_pace(self, pace: str) -> None:
+        """Let blocks come otherwise from now on."""
 
     def let_pass(self) -> None:
         """Let the chain go on, as it would by itself."""
 
     def script(self, landed: Sequence[str], count: int, *, singly: bool) -> Callable[[], None]:
-        """Make and sign the script's transactions; return what sends them and waits until the last is final.
+        """Make and sign the script's mints, `count` of them; return what sends them and waits until the last is final.
 
-        They are those that landed, or others of one mint each, `count` of them.
+        They share transactions as in those that landed, or each has its own.
         """
 
     def used(self, transaction: str) -> int:
@@ -109,10 +112,12 @@ def measure(bench: Any, in_turns: Any, chain: Chain) -> None:
     work.mint(4 * WALLETS)
     work.carry_out()
     count = INSTRUCTIONS // 4 if bench.quick else INSTRUCTIONS
-    for singly, limit in ((False, "a bare script, the same transactions"), (True, "a bare script, one mint a transaction")):
+    rows = [(pace, "a bare script, transactions as large", False) for pace in chain.paces]
+    rows.append((chain.paces[0], "a bare script, one mint a transaction", True))
+    for pace, limit, singly in rows:
+        chain.set_pace(pace)
 
         def mints(singly: bool = singly) -> tuple[int, float, float]:
-            chain.remember()
             work.mint(count)
             start = time.perf_counter()
             landed = work.carry_out()
@@ -122,7 +127,9 @@ def measure(bench: Any, in_turns: Any, chain: Chain) -> None:
             script()
             return count, took, time.perf_counter() - start
 
-        bench.add(f"{chain.name}, mints to finality", "mints/s", in_turns(bench, mints), limit, share=0.6)
+        share = 0.6 if pace == chain.paces[0] and not singly else None
+        bench.add(f"{chain.name}, mints to finality, {pace}", "mints/s", in_turns(bench, mints), limit, share=share)
+    chain.set_pace(chain.paces[-1])
     for name, ask, many in (("mint", work.mint, WALLETS), ("burn", work.burn, WALLETS), ("forced transfer", work.force, 8)):
         for number in (1, many):
             ask(number)
@@ -131,61 +138,82 @@ def measure(bench: Any, in_turns: Any, chain: Chain) -> None:
     bench.tell(f"{chain.name}, a transfer by its owner", chain.cost, chain.owner_transfer())
 
 
+def _shared_out(count: int, parts: int) -> list[int]:
+    """Share out a number as evenly as it goes. Example: `_shared_out(7, 3) == [3, 2, 2]`."""
+    each, more = divmod(count, parts)
+    return [each + 1] * more + [each] * (parts - more)
+
+
 # ---- EVM -------------------------------------------------------------------------------------------------------------------------------
 
 
 class Evm:
-    """Two nodes: the ledger's, and one that is given the other's state for the script."""
+    """One node; the script's token has a minter of its own."""
 
     name, cost = "EVM", "gas"
+    paces = ("1 s a block", "at once")
 
-    def __init__(self, rig: Any, market: Market, other: Any) -> None:
-        from chain_adapters.evm.node import Node  # noqa: PLC0415 - only where web3 is
+    def __init__(self, rig: Any, market: Market) -> None:
+        from evm_world import secret_of  # noqa: PLC0415 - only where web3 is
+
+        from chain_adapters.evm import roles  # noqa: PLC0415
+        from chain_adapters.evm.deployment import plan_token  # noqa: PLC0415
+        from chain_adapters.evm.keys import LocalSigner  # noqa: PLC0415
+        from chain_adapters.evm.node import Node  # noqa: PLC0415
 
         self.market = market
         self._rig = rig
-        self._other = other
-        self._script_node = Node(other.url)  # as the adapter asks: by one connection that is kept
-        self._ids = 2**128
+        self._node = Node(rig.node_url)  # as the adapter asks: by one connection that is kept
+        people = rig.market
+        terms = people.terms("OTHER", allotment_units=10**40, grants=((roles.MINTER, people["carol"]),))
+        self._token = people.run_steps(plan_token(people.plan, terms)).address
+        self._minter = LocalSigner(rig.chain, secret_of(list(people.addresses).index("carol")))
+        self._ids = 1
+        self._clocked = False
 
-    def remember(self) -> None:
-        self._state = self._rig.node.call("anvil_dumpState")
+    def set_pace(self, pace: str) -> None:
+        self._clocked = pace != "at once"
+        self._rig.node.call("evm_setIntervalMining", int(self._clocked))
+        self._rig.node.call("evm_setAutomine", not self._clocked)  # last: an interval of none stops all mining
 
     def let_pass(self) -> None:
-        self._rig.finalise()
+        """Wait for the next block, or have three made."""
+        if not self._clocked:
+            self._node.call("anvil_mine", "0x3")
+            return
+        newest = self._node.call("eth_blockNumber")
+        while self._node.call("eth_blockNumber") == newest:
+            time.sleep(0.01)
 
     def script(self, landed: Sequence[str], count: int, *, singly: bool) -> Callable[[], None]:
-        assert self._other.call("anvil_loadState", self._state)
-        raw = self._single_mints(count) if singly else [self._rig.node.call("eth_getRawTransactionByHash", one) for one in landed]
-        ask = self._script_node.call
+        sizes = [1] * count if singly else _shared_out(count, len(landed))
+        raw, ask = list(self._mints(sizes)), self._node.call
 
         def send() -> None:
             hashes = [ask("eth_sendRawTransaction", one) for one in raw]
             for one in hashes:
                 while (receipt := ask("eth_getTransactionReceipt", one)) is None:
-                    time.sleep(0.001)
+                    time.sleep(0.01)
                 assert receipt["status"] == "0x1"
             block = int(receipt["blockNumber"], 16)
             while int(ask("eth_getBlockByNumber", "finalized", False)["number"], 16) < block:
-                ask("anvil_mine", "0x3")
+                self.let_pass()
 
         return send
 
-    def _single_mints(self, count: int) -> list[str]:
+    def _mints(self, sizes: Sequence[int]) -> Iterator[str]:
         from chain_adapters.evm import token_calls  # noqa: PLC0415
         from chain_adapters.evm.transactions import Fees, UnsignedTransaction, assemble  # noqa: PLC0415
 
-        minter, chain_id = self._rig.signers["MINTER"], int(self._rig.chain.partition(":")[2])
-        token = self.market.token.rpartition(":")[2]
-        first = int(self._other.call("eth_getTransactionCount", minter.account.rpartition(":")[2], "latest"), 16)
-        made = []
-        for number in range(count):
-            self._ids += 1
-            wallet = self.market.wallets[number % len(self.market.wallets)].rpartition(":")[2]
-            data = token_calls.mint([token_calls.Line(self._ids.to_bytes(32), wallet, 1)]).data
-            unsigned = UnsignedTransaction(chain_id, first + number, Fees(10**11, 10**9), 200_000, token, data)
-            made.append("0x" + assemble(unsigned.payload, minter.sign(unsigned.payload)).hex())
-        return made
+        chain_id = int(self._rig.chain.partition(":")[2])
+        wallets = [account.rpartition(":")[2] for account in self.market.wallets]
+        first = int(self._node.call("eth_getTransactionCount", self._minter.account.rpartition(":")[2], "latest"), 16)
+        for nonce, size in enumerate(sizes, first):
+            lines = [token_calls.Line((self._ids + n).to_bytes(32), wallets[n % len(wallets)], 1) for n in range(size)]
+            self._ids += size
+            data = token_calls.mint(lines).data
+            unsigned = UnsignedTransaction(chain_id, nonce, Fees(10**11, 10**9), 100_000 + 60_000 * size, self._token, data)
+            yield "0x" + assemble(unsigned.payload, self._minter.sign(unsigned.payload)).hex()
 
     def used(self, transaction: str) -> int:
         return int(self._rig.node.call("eth_getTransactionReceipt", transaction)["gasUsed"], 16)
@@ -199,13 +227,12 @@ class Evm:
 
 @contextlib.contextmanager
 def evm(store: str) -> Iterator[Chain]:
-    """Run two EVM nodes."""
-    from evm_node import evm_node  # noqa: PLC0415 - only where web3 is
-    from evm_rig import EvmRig  # noqa: PLC0415
+    """Run an EVM node."""
+    from evm_rig import EvmRig  # noqa: PLC0415 - only where web3 is
 
-    with EvmRig() as rig, evm_node("--slots-in-an-epoch", "1") as other:
+    with EvmRig() as rig:
         market = Market(rig, store=store)
         try:
-            yield Evm(rig, market, other)
+            yield Evm(rig, market)
         finally:
             market.close()

@@ -13,6 +13,7 @@ rig's own account is tested as a refusal, and hooks that answer False skip their
     class                what it proves
     ChainConformance     all of the below
     _Verbs               the Protocol, verb by verb
+    _Times               what takes effect by the chain's clock
     _Instructions        every kind of instruction, and what the chain or the ledger refuses
     _Others              what others do comes into the books, and differences are found
     _Crashes             any step may be the last of a process, any answer lost, late, twice or garbage
@@ -34,6 +35,7 @@ from chain_adapters.projector import Projector
 from chain_adapters.protocol import DeploymentUnfit, FateKind, KeyMissing, ProjectionState
 from chain_adapters.reader import Reader
 from ledger.errors import InvalidRequest, LedgerError
+from ledger.rules.checks import utc_text
 from stockledger.v1.accounts_pb2 import (
     FreezeAccountRequest,
     FreezeHolderRequest,
@@ -55,6 +57,7 @@ from stockledger.v1.chains_pb2 import (
     SweepWalletRequest,
 )
 from stockledger.v1.common_pb2 import Operation
+from stockledger.v1.corporate_actions_pb2 import CancelActionRequest
 from stockledger.v1.instruments_pb2 import HaltInstrumentRequest, ResumeInstrumentRequest
 from stockledger.v1.issuance_pb2 import IssueUnitsRequest
 from stockledger.v1.transfers_pb2 import TransferUnitsRequest
@@ -62,10 +65,14 @@ from stockledger.v1.transfers_pb2 import TransferUnitsRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from chain_adapters.conformance_market import Omnibus
     from chain_adapters.protocol import ChainAdapter
     from chain_adapters.rig import Rig
+    from stockledger.v1.chains_pb2 import ChainPosition, MultiplierChange
 
 _C = ChainCapability
+CLOCK_ROUNDS_MAX: Final = 200
+"""How often a chain whose clock was moved is let go on until a final block or slot has that time."""
 CRASH_STEPS_MAX: Final = 200
 """More boundaries than any of the crash tests has; each is one run."""
 
@@ -347,6 +354,25 @@ class _Instructions(_Base):
         market.settle()
         market.check({first: 1000})
 
+    def test_a_holder_who_is_frozen_once_his_units_were_sent(self, market: Market) -> None:
+        """They arrive where they are frozen, or the chain refuses them and they go back to where they are frozen as well."""
+        _needs(market, _C.CHAIN_CAPABILITY_FREEZE)
+        first, _ = market.wallets
+        market.transfer("book:alice", first, 1000)
+        assert market.project().sent_count == 1
+        market.do(FreezeHolderRequest(holder="h-1", legal_reference="order 1"), principal="enforcer")
+        (freeze, *_) = market.instructions(InstructionState.INSTRUCTION_STATE_OPEN)
+        assert (freeze.source, freeze.frozen, freeze.rank) == (first, True, 0), "before anything else"
+        market.settle()
+        assert market.rig.controls(market.token, [first]).frozen == {first}
+        arrived = market.units(first)
+        assert arrived in (0, 1000)
+        market.check({first: arrived, "book:alice": UNITS - arrived})
+        for source in (first, "book:alice"):
+            with pytest.raises(LedgerError) as refused:
+                market.transfer(source, "book:bob", 1)
+            assert refused.value.reason_name == "HOLDER_FROZEN"
+
     def test_freeze_of_units(self, market: Market) -> None:
         _needs(market, _C.CHAIN_CAPABILITY_FREEZE_UNITS)
         first, _ = market.wallets
@@ -475,6 +501,152 @@ class _Instructions(_Base):
         market.check({market.wallets[0]: 10})
 
 
+class _Times(_Base):
+    """Nothing happens on a chain when a multiplier takes effect there, so an adapter tells it by the chain's clock."""
+
+    @pytest.fixture
+    def timed(self, open_market: Callable[..., Market], rig: Rig) -> Market:
+        """Give a market on a chain whose clock is a little before the ledger's: what counts at once here has come to pass there."""
+        market = open_market()
+        _needs(market, _C.CHAIN_CAPABILITY_MULTIPLIER)
+        ahead_us = market.second_ahead(5)
+        if not rig.pass_time(ahead_us):
+            pytest.skip("nobody can move the chain's clock")
+        self._pass(market, ahead_us)
+        return market
+
+    @staticmethod
+    def _pass(market: Market, until_us: int) -> None:
+        market.rig.pass_time(until_us)
+        for _ in range(CLOCK_ROUNDS_MAX):
+            market.rig.finalise()
+            if market.connect().finalised().time.ToMicroseconds() >= until_us:
+                break
+        market.read()
+
+    def test_a_multiplier_takes_effect_at_its_time(self, timed: Market) -> None:
+        at_us, start = timed.second_ahead(600), timed.cursor()
+        before = timed.in_force()
+        timed.announce_split("SPLIT", at_us, 2)
+        timed.settle()
+        assert timed.rig.controls(timed.token).multiplier == MULTIPLIER
+        self._pass(timed, at_us - 60_000_000)
+        assert timed.in_force() == before, "its time has not come"
+        self._pass(timed, at_us)
+        self._pass(timed, at_us + 60_000_000)
+        assert timed.rig.controls(timed.token).multiplier == 2 * MULTIPLIER
+        (change,) = timed.in_force()[len(before) :]
+        assert (int(change.old_multiplier), int(change.multiplier)) == (MULTIPLIER, 2 * MULTIPLIER)
+        assert change.effective_time.ToMicroseconds() == at_us
+        assert at_us <= change.time.ToMicroseconds() < at_us + 60_000_000, "told of the first block or slot with it"
+        assert not timed.divergences()
+        timed.check()
+        self._check_read_anew(timed, start, change)
+
+    @staticmethod
+    def _check_read_anew(market: Market, start: ChainPosition, change: MultiplierChange) -> None:
+        """Read again from where nothing was known, wherever ranges end and as often as they begin: once, and in the same place."""
+        adapter, end = market.connect(), market.cursor().number
+        whole = adapter.read(start, [market.deployment], [], through_number=end)
+        assert whole is not None
+        (expected,) = (each for each in whole.observations if each.kind == ObservationKind.OBSERVATION_KIND_MULTIPLIER_IN_FORCE)
+        assert (expected.number, expected.value, expected.time) == (change.number, change.multiplier, change.time)
+        for number in (change.number - 1, change.number, change.number + 1):
+            first = market.connect().read(start, [market.deployment], [], through_number=number)
+            assert first is not None
+            known = type(market.deployment)()
+            known.CopyFrom(market.deployment)
+            known.chain_multiplier.CopyFrom(first.multipliers[0])
+            for deployment in (known, market.deployment):
+                rest = market.connect().read(first.through, [deployment], [], through_number=end)
+                assert [*first.observations, *(rest.observations if rest is not None else ())] == list(whole.observations)
+
+    def test_one_set_for_an_earlier_time_takes_its_place(self, timed: Market) -> None:
+        at_us = timed.second_ahead(600)
+        before = len(timed.in_force())
+        timed.announce_split("LATE", at_us + 300_000_000, 2)
+        timed.settle()
+        timed.announce_split("EARLY", at_us, 3)
+        timed.settle()
+        self._pass(timed, at_us + 300_000_000)
+        (change,) = timed.in_force()[before:]
+        assert (int(change.multiplier), change.effective_time.ToMicroseconds()) == (3 * MULTIPLIER, at_us)
+        assert not timed.divergences()
+
+    def test_one_that_is_taken_back_does_not_take_effect(self, timed: Market) -> None:
+        at_us = timed.second_ahead(600)
+        before = timed.in_force()
+        timed.announce_split("SPLIT", at_us, 2)
+        timed.settle()
+        timed.do(CancelActionRequest(action="SPLIT", cause="withdrawn"))
+        timed.settle()
+        self._pass(timed, at_us + 60_000_000)
+        assert timed.in_force() == before
+        assert timed.rig.controls(timed.token).multiplier == MULTIPLIER
+        assert not timed.divergences()
+
+    def test_one_set_for_a_time_that_is_past_takes_effect_at_once(self, timed: Market) -> None:
+        start = timed.cursor()
+        timed.set_multiplier(MULTIPLIER, 3 * 10**18)
+        timed.settle()
+        change = timed.in_force()[-1]
+        assert (change.old_multiplier, change.multiplier) == (str(MULTIPLIER), str(3 * 10**18))
+        assert change.effective_time == change.time
+        whole = timed.connect().read(start, [timed.deployment], [])
+        assert whole is not None
+        set_, told = whole.observations
+        assert (set_.kind, told.kind) == (
+            ObservationKind.OBSERVATION_KIND_MULTIPLIER,
+            ObservationKind.OBSERVATION_KIND_MULTIPLIER_IN_FORCE,
+        )
+        assert (told.number, told.transaction) == (set_.number, set_.transaction) == (change.number, set_.transaction)
+        assert told.index > set_.index
+        assert not timed.divergences()
+
+    def test_one_that_comes_too_late_is_a_divergence(self, timed: Market) -> None:
+        at_us = timed.second_ahead(600)
+        timed.announce_split("SPLIT", at_us, 2)
+        self._pass(timed, at_us + 60_000_000)
+        timed.settle()
+        change = timed.in_force()[-1]
+        assert int(change.multiplier) == 2 * MULTIPLIER
+        assert change.effective_time.ToMicroseconds() > at_us
+        (divergence,) = timed.divergences()
+        assert divergence.kind == DivergenceKind.DIVERGENCE_KIND_MULTIPLIER_IN_FORCE
+        assert divergence.expected == f"{2 * MULTIPLIER} from {utc_text(at_us)}"
+
+    def test_one_that_nobody_decided_is_a_divergence_when_it_takes_effect(self, timed: Market) -> None:
+        at_us = timed.second_ahead(600)
+        if not timed.rig.set_multiplier(timed.token, 7 * 10**18, at_us):
+            pytest.skip("nobody else can set the multiplier")
+        timed.settle()
+        set_ = {each.kind for each in timed.divergences()}
+        assert DivergenceKind.DIVERGENCE_KIND_CONTROL_UNDECIDED in set_
+        assert DivergenceKind.DIVERGENCE_KIND_MULTIPLIER_IN_FORCE not in set_
+        self._pass(timed, at_us)
+        (divergence,) = (each for each in timed.divergences() if each.kind == DivergenceKind.DIVERGENCE_KIND_MULTIPLIER_IN_FORCE)
+        assert divergence.found == f"{7 * 10**18} from {utc_text(at_us)}"
+        assert divergence.expected.startswith(f"{MULTIPLIER} from ")
+
+    def test_that_of_somebody_elses_token_is_only_observed(self, timed: Market) -> None:
+        """Also one that was set before the ledger knew of the token."""
+        at_us = timed.second_ahead(600)
+        market = timed
+
+        def set_before(ours: Omnibus) -> None:
+            if not market.rig.set_multiplier(ours.token, 2 * 10**18, at_us):
+                pytest.skip("somebody else's token has no multiplier that is told")
+
+        market.open_omnibus(DECIMALS, set_before)
+        market.settle()
+        self._pass(market, at_us)
+        self._pass(market, at_us + 60_000_000)
+        (change,) = (each for each in market.in_force(FOREIGN) if int(each.old_multiplier))
+        assert (int(change.old_multiplier), int(change.multiplier)) == (10**18, 2 * 10**18)
+        assert change.effective_time.ToMicroseconds() == at_us
+        assert not market.divergences()
+
+
 class _Others(_Base):
     def test_transfers_between_wallets_known_and_unknown(self, market: Market) -> None:
         first, second = market.wallets
@@ -557,6 +729,27 @@ class _Others(_Base):
         assert not market.divergences()
         assert [each.divergence_count for each in market.reconcile()] == [0, 0]
 
+    def test_wallets_of_ours_that_hold_some_already_are_taken_over(self, market: Market) -> None:
+        """What they hold is measured, registered with them, and confirmed; from then on it is spent like any other."""
+        scale = 10**4
+
+        def hold_before(ours: Omnibus) -> None:
+            market.rig.mint_behind(ours.token, ours.hot, 9 * scale + 6)
+            market.rig.mint_behind(ours.token, ours.deposit, 5 * scale + 7)
+
+        ours = market.open_omnibus(DECIMALS + 4, hold_before, taken_over=True)
+        assert market.books.holding(FOREIGN, f"unattributed:{market.rig.chain}") == 9
+        assert market.books.holding(FOREIGN, "book:bob") == 5
+        assert market.books.holding(FOREIGN, "ledger:external") == -14
+        market.settle()
+        assert [each.divergence_count for each in market.reconcile()] == [0, 0]
+        market.do(TransferUnitsRequest(instrument=FOREIGN, source="book:bob", destination=market.wallets[1], units=3))
+        market.settle()
+        assert market.rig.holding(ours.token, market.wallets[1]) == 3 * scale
+        assert market.books.holding(FOREIGN, "ledger:external") == -11
+        assert [each.divergence_count for each in market.reconcile()] == [0, 0]
+        assert not market.divergences()
+
     def test_an_owner_is_faster_than_our_burn(self, market: Market) -> None:
         first, second = market.wallets
         market.transfer("book:alice", first, 1000)
@@ -566,6 +759,33 @@ class _Others(_Base):
         market.settle()
         market.check({first: 999, second: 1, "book:bob": 0})
         assert not market.instructions()
+
+    @pytest.mark.parametrize("burns", [False, True], ids=["moves", "burns"])
+    def test_an_owner_is_faster_than_our_transfer_by_force(self, market: Market, burns: bool) -> None:
+        """What he has left is taken by another; of what he sent away or burned the books say what became of it."""
+        _needs(market, _C.CHAIN_CAPABILITY_FORCE_TRANSFER)
+        first, second = market.wallets
+        stranger = market.make_wallet()
+        market.transfer("book:alice", first, 1000)
+        market.settle()
+        market.force_transfer(first, second, 1000)
+        adapter = market.connect()
+        made = adapter.prepare(market.instructions(), _state(market)).transactions
+        market.call(RecordTransactionsRequest(chain=market.rig.chain, transactions=made))
+        if not burns:
+            market.rig.transfer(market.token, first, stranger, 300)
+        elif not market.rig.burn(market.token, first, 300):
+            pytest.skip("nobody else can burn")
+        for transaction in made:
+            adapter.send(transaction)
+        market.settle()
+        market.check({first: 700, second: 0} | ({} if burns else {stranger: 300}))
+        assert not market.instructions()
+        market.force_transfer(first, second, 700)
+        market.settle()
+        market.check({first: 0, second: 700})
+        kinds = {each.kind for each in market.divergences()}
+        assert kinds == ({DivergenceKind.DIVERGENCE_KIND_BURN_UNDECIDED} if burns else set())
 
     def test_a_reorganisation_before_finality_changes_nothing(self, market: Market) -> None:
         first, second = market.wallets
@@ -734,5 +954,5 @@ class _Crashes(_Base):
         assert [each.divergence_count for each in market.reconcile()] == [0]
 
 
-class ChainConformance(_Verbs, _Instructions, _Others, _Crashes):
+class ChainConformance(_Verbs, _Instructions, _Times, _Others, _Crashes):
     """Subclass it, and give it a fixture `rig`."""

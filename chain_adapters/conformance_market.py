@@ -35,6 +35,7 @@ from stockledger.v1.chains_pb2 import (
     ChainCapability,
     ChainKeyRole,
     ChainPosition,
+    Deployment,
     DepositAddress,
     Divergence,
     FinalityRule,
@@ -42,15 +43,19 @@ from stockledger.v1.chains_pb2 import (
     Instruction,
     InstructionState,
     ListInstructionsRequest,
+    ListMultiplierChangesRequest,
     ListPlacesRequest,
     ListTransactionsRequest,
+    MultiplierChange,
+    OpeningHolding,
     OpenTransaction,
     RegisterChainRequest,
     RegisterDeploymentRequest,
     RegisterDepositAddressesRequest,
     SetChainKeyRequest,
 )
-from stockledger.v1.instruments_pb2 import Backing, InstrumentKind, RegisterInstrumentRequest, SetMultiplierRequest
+from stockledger.v1.corporate_actions_pb2 import AnnounceActionRequest
+from stockledger.v1.instruments_pb2 import ActionMethod, Backing, InstrumentKind, RegisterInstrumentRequest, SetMultiplierRequest
 from stockledger.v1.issuance_pb2 import IssueUnitsRequest
 from stockledger.v1.reserves_pb2 import EvidenceKind, OpenCustodyAccountRequest, RecordEvidenceRequest, RegisterCustodianRequest
 from stockledger.v1.transfers_pb2 import ForceTransferRequest, TransferUnitsRequest
@@ -157,10 +162,15 @@ class Market:
             self.do(BindWalletRequest(account=wallet, holder=holder, signature=signature))
         return wallet
 
-    def open_omnibus(self, decimals: int) -> Omnibus:
-        """Hold somebody else's token: in a hot wallet, and at an address that stands for book:bob."""
+    def open_omnibus(self, decimals: int, before: Callable[[Omnibus], None] = lambda _: None, *, taken_over: bool = False) -> Omnibus:
+        """Hold somebody else's token: in a hot wallet, and at an address that stands for book:bob.
+
+        `before` does what happens on chain before the ledger knows of any of it. With `taken_over` the two are measured, and what they
+        hold already is registered with them.
+        """
         foreign = self.rig.make_foreign_token(FOREIGN, decimals)
         hot, deposit = self.rig.make_wallet(), self.rig.make_wallet()
+        before(Omnibus(foreign.token, hot, deposit))
         self.do(
             RegisterInstrumentRequest(
                 symbol=FOREIGN,
@@ -172,18 +182,35 @@ class Market:
                 authorised_units=10**15,
             ),
             *(SetChainKeyRequest(key=wallet, roles=[ChainKeyRole.CHAIN_KEY_ROLE_WALLET]) for wallet in (hot, deposit)),
-            RegisterDeploymentRequest(
-                chain=foreign.chain,
-                instrument=FOREIGN,
-                token=foreign.token,
-                decimals=foreign.decimals,
-                kind=foreign.kind,
-                capabilities=foreign.capabilities,
-                wallets=[hot],
-            ),
             RegisterDepositAddressesRequest(deposit_addresses=[DepositAddress(deposit_address=deposit, account="book:bob")]),
         )
+        request = RegisterDeploymentRequest(
+            chain=foreign.chain,
+            instrument=FOREIGN,
+            token=foreign.token,
+            decimals=foreign.decimals,
+            kind=foreign.kind,
+            capabilities=foreign.capabilities,
+            wallets=[hot],
+        )
+        if taken_over:
+            self._measure_openings(request, foreign, [hot, deposit])
+        self.do(request)
         return Omnibus(foreign.token, hot, deposit)
+
+    def _measure_openings(self, request: RegisterDeploymentRequest, foreign: Deployment, wallets: list[str]) -> None:
+        """Say what wallets hold already, measured at the cursor: the chain is read on to where the node's answer is from."""
+        self.rig.finalise()
+        self.read()
+        adapter = self.connect()
+        measured = adapter.measure(foreign, wallets, self.cursor())
+        reader = Reader(self.call, adapter)
+        while self.cursor().number < measured.position.number:
+            reader.read(through_number=measured.position.number)
+        request.opening_position.CopyFrom(measured.position)
+        request.opening_holdings.extend(
+            OpeningHolding(wallet=figure.account, raw=figure.raw) for figure in measured.figures if figure.account and int(figure.raw)
+        )
 
     def can(self, capability: ChainCapability.ValueType) -> bool:
         return capability in self.capabilities
@@ -213,6 +240,24 @@ class Market:
 
     def set_multiplier(self, expected: int, multiplier: int) -> None:
         self.do(SetMultiplierRequest(instrument=SYMBOL, expected_multiplier=str(expected), multiplier=str(multiplier), cause="split"))
+
+    def second_ahead(self, seconds: int) -> int:
+        """Return a whole second so far ahead of both the ledger's clock and the chain's, in microseconds since 1970."""
+        now_us = max(time.time_ns() // 1000, self.connect().finalised().time.ToMicroseconds())
+        return (now_us // 1_000_000 + seconds) * 1_000_000
+
+    def announce_split(self, action: str, execution_us: int, new_shares: int) -> None:
+        """Announce a split by the multiplier, so that chains are told ahead of it."""
+        request = AnnounceActionRequest(action=action, instrument=SYMBOL, method=ActionMethod.ACTION_METHOD_MULTIPLIER)
+        request.ex_date = request.record_date = request.payment_date = utc_text(execution_us)[:10]
+        request.execution_time.FromMicroseconds(execution_us)
+        request.terms.stock_split.new_shares, request.terms.stock_split.old_shares = new_shares, 1
+        self.do(request)
+
+    def in_force(self, instrument: str = SYMBOL) -> list[MultiplierChange]:
+        """Return what the ledger says took effect on the chain, in order."""
+        request = ListMultiplierChangesRequest(instrument=instrument, place=self.rig.chain)
+        return list(items_of(self.call, request, "multiplier_changes"))
 
     def units(self, account: str) -> int:
         """Return what the ledger says an account holds."""

@@ -34,7 +34,7 @@ import enum
 import importlib.metadata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from ledger import caip
 from stockledger.v1.chains_pb2 import (
@@ -363,6 +363,7 @@ class ChainAdapter(Protocol):
         that others sent to the token through other programs. `landed` has each of `open_transactions` that landed in the range, done
         or failed, recognised by its payload made again from what the chain has. An observation names an instruction only where it
         is the effect of one that the landed version carries: of the same kind, accounts and raw units, each instruction once.
+        A multiplier that takes effect is told in the range in which the chain's time passes its moment, by `multipliers.tell_in_force`.
         Two calls with the same arguments give ranges of which one is the beginning of the other.
 
         Raises: HistoryChanged when the node has another hash at `after`; NodeUnfit; ChainUnavailable.
@@ -402,20 +403,28 @@ def find_adapter(chain: str, installed: Collection[importlib.metadata.EntryPoint
 
     Raises: AdapterMissing with the command that would install it; ledger.errors.InvalidRequest for no CAIP-2 id.
     """
+    connect: Connect = load_for_chain(ENTRY_POINTS, chain, "adapter", installed)
+    return connect
+
+
+def load_for_chain(group: str, chain: str, what: str, installed: Collection[importlib.metadata.EntryPoint] | None = None) -> Any:
+    """Return the one thing of a group of entry points that serves a chain's namespace.
+
+    Raises: AdapterMissing with the command that would install it; ledger.errors.InvalidRequest for no CAIP-2 id.
+    """
     namespace = caip.check_chain("chain", chain).partition(":")[0]
-    points = importlib.metadata.entry_points(group=ENTRY_POINTS) if installed is None else installed
+    points = importlib.metadata.entry_points(group=group) if installed is None else installed
     found = [point for point in points if point.name == namespace]
     if not found:
         known = ", ".join(sorted({point.name for point in points})) or "none"
-        raise AdapterMissing(chain, f"no adapter serves the namespace {namespace!r}; installed are: {known}")
+        raise AdapterMissing(chain, f"no {what} serves the namespace {namespace!r}; installed are: {known}")
     if len(found) > 1:
         values = ", ".join(sorted(point.value for point in found))
-        raise AdapterMissing(chain, f"several adapters serve the namespace {namespace!r}: {values}; uninstall all but one")
+        raise AdapterMissing(chain, f"several {what}s serve the namespace {namespace!r}: {values}; uninstall all but one")
     try:
-        connect: Connect = found[0].load()
+        return found[0].load()
     except ModuleNotFoundError as error:
         raise AdapterMissing(chain, _what_is_missing(found[0], error)) from error
-    return connect
 
 
 def _what_is_missing(point: importlib.metadata.EntryPoint, error: ModuleNotFoundError) -> str:

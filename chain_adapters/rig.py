@@ -109,6 +109,13 @@ class Rig(ABC):
         """Let a token refuse an account for ever (a deny list); False where it cannot."""
 
     @abstractmethod
+    def set_multiplier(self, token: str, multiplier: int, effective_time_us: int) -> bool:
+        """Let a multiplier, at scale 1e18, be set from a whole second on: with a stolen key, or of somebody else's token by its issuer.
+
+        False where a token has none that can be set.
+        """
+
+    @abstractmethod
     def use_up_sequence(self, key: str) -> bool:
         """Let somebody else with the ledger's key use up its next sequence; False where that cannot be."""
 
@@ -117,6 +124,10 @@ class Rig(ABC):
     @abstractmethod
     def finalise(self) -> None:
         """Let time pass until all that was sent is final, or cannot get into a block."""
+
+    @abstractmethod
+    def pass_time(self, until_us: int) -> bool:
+        """Let the chain's own time come to a moment that is ahead, a whole second, if it is; False where nobody can move it."""
 
     @abstractmethod
     def reorganise(self) -> bool:

@@ -98,6 +98,11 @@ class Served:
         self._process.stderr.close()
         self._process = None
 
+    def close(self) -> None:
+        """End it if it runs."""
+        if self._process is not None:
+            self.stop(signal.SIGTERM)
+
 
 class BrokersStory:
     """The second part. `acknowledged` is what all were told is booked: (principal, request id) -> index, None where none was told."""

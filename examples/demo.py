@@ -3,13 +3,16 @@
 A small exchange and issuer comes to life (exchange_story.py, in a process of its own, on the embedded store), is killed with SIGKILL in
 the middle of its trading, started again, and nothing it acknowledged is missing. The log is replayed and verified with the command line,
 and a receipt is proved and checked. Then the same book is served over gRPC (brokers_story.py): issuer, custodian, two brokers, an
-exchange and an auditor each with a token, refusals across brokers, the server killed while brokers retry; the auditor streams the log,
-replays it and verifies it. At the end stand the books.
+exchange and an auditor each with a token, refusals across brokers, the server killed while brokers retry. Then its units go on two chains
+(chains_story.py), a real EVM node and a real Solana node: to wallets and back, from chain to chain, by force, through a halt and a split,
+with the worker killed, until somebody mints behind the ledger's back. The auditor streams the log, replays it and verifies it. At the end
+stand the books.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import signal
@@ -18,11 +21,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from brokers_story import CHAPTERS, BrokersStory
+from chain_nodes import check_programs
+from chains_story import CHAPTERS as CHAIN_CHAPTERS
+from chains_story import ChainsStory
 
 from ledger import Ledger, Signer, VerifierKey
 from ledger.log.checkpoint import open_note, parse_checkpoint
@@ -33,6 +39,8 @@ from stockledger.v1 import accounts_pb2, reserves_pb2
 HERE = Path(__file__).resolve().parent
 ORIGIN = "demo.example/stockledger"
 WIDTH = 100
+BEFORE_CHAINS = ("instruments", "holders", "custody", "cash", "primary_market")
+"""Chapters of the exchange's story on which that of the chains builds."""
 
 
 def headline(text: str) -> None:
@@ -58,8 +66,9 @@ def decimal(units: int, decimals: int) -> str:
 class Teller:
     """Starts the story's process, prints what it tells, and remembers what it was told is booked."""
 
-    def __init__(self, store: str, folder: Path) -> None:
+    def __init__(self, store: str, folder: Path, chapters: Sequence[str] = ()) -> None:
         self.store = store
+        self.chapters = chapters
         self.folder = folder
         self.acknowledged: dict[tuple[str, str], int] = {}
         self.repeats = 0
@@ -70,7 +79,7 @@ class Teller:
 
     def lines(self) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
         """Run the process and yield each line it writes."""
-        command = [sys.executable, str(HERE / "exchange_story.py"), self.store, str(self.folder)]
+        command = [sys.executable, str(HERE / "exchange_story.py"), self.store, str(self.folder), *self.chapters]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None, "the story's lines are piped"
             for line in process.stdout:
@@ -152,29 +161,60 @@ def stockledger(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def serve(folder: Path, store: str, key: str) -> dict[str, float]:
-    """Play the second part, and check what came of it; return the seconds of each chapter."""
+def serve(folder: Path, store: str, key: str, chapters: Sequence[str] = CHAPTERS) -> dict[str, float]:
+    """Play the second and the third part, and check what came of them; return the seconds of each chapter."""
     story = BrokersStory(folder)
     print(f"   stockledger serve --store sqlite:///books.db ...   on {story.server.address}")
     seconds: dict[str, float] = {}
-    try:
-        for name in CHAPTERS:
-            chapter = getattr(story, name)
-            print(f"\n-- {name.replace('_', ' ')}: {(chapter.__doc__ or '').strip()}")
-            start = time.perf_counter()
-            chapter()
-            seconds[name] = time.perf_counter() - start
+    with contextlib.ExitStack() as ending:
+        ending.callback(story.server.close)
+        ending.callback(story.close)
+        chains = ChainsStory(folder, story)
+        ending.callback(chains.close)
+        play_chapters(story, chapters, seconds)
 
-        headline("5. The auditor streams the log, and believes nobody")
+        headline("5. Two chains: the same units as tokens on Ethereum and Solana")
+        go_on_chains(folder, story, chains, seconds)
+
+        headline("6. The auditor streams the log, and believes nobody")
         start = time.perf_counter()
         entries, checkpoint = story.download()
         seconds["download"] = time.perf_counter() - start
-    finally:
-        story.close()
-        story.server.stop(signal.SIGTERM)
     check_acknowledged(store, story.acknowledged)
     audit(folder, entries, checkpoint, key)
     return seconds
+
+
+def play_chapters(story: Any, names: Sequence[str], seconds: dict[str, float]) -> None:
+    for name in names:
+        chapter = getattr(story, name)
+        print(f"\n-- {name.replace('_', ' ')}: {(chapter.__doc__ or '').strip()}")
+        start = time.perf_counter()
+        chapter()
+        seconds[name] = time.perf_counter() - start
+
+
+def go_on_chains(folder: Path, story: BrokersStory, chains: ChainsStory, seconds: dict[str, float]) -> None:
+    """Register the tokens, and play the third part; then somebody mints behind the ledger's back."""
+    start = time.perf_counter()
+    print("   A node of each runs on loopback since the brokers began; the tokens were put there meanwhile, as follows.")
+    print("   Below, each flow is decided first; then a transaction is signed, and it counts in the books once it is final.")
+    chains.deploy()
+    chains.start_worker()
+    story.server.stop(signal.SIGTERM)
+    where = ("--store", "sqlite:///books.db", "--principal", "operator", "--approver", "second-operator")
+    stockledger(folder, "apply", "chains.jsonl", *where)
+    print("\n$ stockledger serve ... &  stockledger work --config worker.toml &")
+    story.server.start()
+    seconds["deploy"] = time.perf_counter() - start
+    play_chapters(chains, CHAIN_CHAPTERS, seconds)
+    chains.settle()
+    print("\n-- what stands where: units in the ledger, and what the chains answer somebody else who asks")
+    rows = chains.place_rows()
+    table(["place", "ledger", "on chain", "in transit", "difference"], rows)
+    if any(row[-1] not in ("", "0") for row in rows):
+        raise SystemExit("the ledger and a chain differ")
+    play_chapters(chains, ["stolen_key"], seconds)
 
 
 def audit(folder: Path, entries: list[tuple[str, bytes]], checkpoint: str, key: str) -> None:
@@ -232,21 +272,41 @@ def show_time(seconds: dict[str, float]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the store, keys and receipt in this new folder")
+    parser.add_argument("--chains", action="store_true", help="play only what the chains need, and the chains")
     arguments = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is told as it happens, also into a pipe
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that everything started here is ended
+    check_programs()
+    part = play_chains if arguments.chains else play
     if arguments.keep is not None:
         arguments.keep.mkdir(parents=True)
-        return play(arguments.keep.resolve())
+        return part(arguments.keep.resolve())
     with tempfile.TemporaryDirectory(prefix="stockledger-demo-") as folder:
-        return play(Path(folder))
+        return part(Path(folder))
+
+
+def make_key(folder: Path) -> str:
+    """Write the key that signs the log's checkpoints; return its public side."""
+    signer = Signer.generate(ORIGIN)
+    file = folder / "checkpoint.key"
+    file.touch(mode=0o600)
+    file.write_text(signer.secret_text + "\n", encoding="ascii")
+    return str(signer.verifier_key)
+
+
+def play_chains(folder: Path) -> int:
+    """Bring the book to life without its trading, and go on chains."""
+    store, key = f"sqlite:///{folder}/books.db", make_key(folder)
+    headline("A book of 77 instruments comes to life")
+    teller = Teller(store, folder, BEFORE_CHAINS)
+    teller.listen()
+    show_time(teller.seconds | serve(folder, store, key, ("roles",)))
+    return 0
 
 
 def play(folder: Path) -> int:
     start = time.perf_counter()
-    store = f"sqlite:///{folder}/books.db"
-    signer = Signer.generate(ORIGIN)
-    key_file = folder / "checkpoint.key"
-    key_file.touch(mode=0o600)
-    key_file.write_text(signer.secret_text + "\n", encoding="ascii")
+    store, key = f"sqlite:///{folder}/books.db", make_key(folder)
     teller = Teller(store, folder)
 
     headline("1. A book of 77 instruments comes to life")
@@ -262,7 +322,6 @@ def play(folder: Path) -> int:
     check_acknowledged(store, teller.acknowledged)
 
     headline("3. An auditor looks at it, with the store alone")
-    key = str(signer.verifier_key)
     where = ("--store", "sqlite:///books.db")
     replayed = stockledger(folder, "replay", *where)
     if teller.state_digest not in replayed:
@@ -275,7 +334,7 @@ def play(folder: Path) -> int:
     headline("4. The same book, served over gRPC to those who have a token")
     teller.seconds |= serve(folder, store, key)
 
-    headline("6. The books")
+    headline("7. The books")
     show_books(store)
     show_time(teller.seconds)
     print(f"\nDone in {time.perf_counter() - start:.1f} s.")

@@ -13,6 +13,7 @@ import json
 import random
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,19 +123,8 @@ class Story:
 
     # ---- chapters -------------------------------------------------------------------------------------------------------------------
 
-    def tell(self) -> None:
-        for chapter in (
-            self.instruments,
-            self.holders,
-            self.custody,
-            self.cash,
-            self.primary_market,
-            self.trading,
-            self.refusals,
-            self.redemptions,
-            self.halt,
-            self.corporate_actions,
-        ):
+    def tell(self, names: Sequence[str]) -> None:
+        for chapter in (getattr(self, name) for name in names):
             start = time.perf_counter()
             self.say(chapter=chapter.__name__, about=(chapter.__doc__ or "").strip())
             facts = chapter()
@@ -455,16 +445,22 @@ class Story:
         return str(max(clients, key=lambda holding: holding.units).account)
 
 
+CHAPTERS = (
+    "instruments", "holders", "custody", "cash", "primary_market", "trading", "refusals", "redemptions", "halt", "corporate_actions",
+)  # fmt: skip
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store", help="URL of the store, sqlite:////absolute/path.db")
     parser.add_argument("folder", type=Path, help="where the story keeps what must be the same in every telling")
+    parser.add_argument("chapters", nargs="*", help="only these, in this order")
     arguments = parser.parse_args()
     signer = Signer.from_secret_text((arguments.folder / "checkpoint.key").read_text(encoding="ascii").strip())
     with Ledger.open(arguments.store, ledger_id="demo", origin=signer.name, signer=signer) as books:
         story = Story(books, arguments.folder)
         story.say(opened=books.size)
-        story.tell()
+        story.tell(arguments.chapters or CHAPTERS)
     return 0
 
 

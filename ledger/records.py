@@ -212,6 +212,8 @@ class Subscription:
     fills: tuple[Fill, ...] = ()
     last: bool = False
     """True once no fill can follow; the record goes when all fills are settled."""
+    receiving_account: str = ""
+    """A wallet where its units are minted; empty: `account`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +315,12 @@ class Deployment:
     """As last seen on chain, at scale 1e18; 0: none seen."""
     paused_operations: frozenset[int] = frozenset()
     """As last seen on chain."""
+    registered_time_us: int = 0
+    chain_multiplier: int = -1
+    """In force on chain at the chain's cursor, at scale 1e18; 0: there is no token yet; -1: not read yet, or the token has none."""
+    chain_next_multiplier: int = 0
+    """Set there for a moment ahead; 0: none."""
+    chain_next_time_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,6 +427,28 @@ class FigureRead:
     raw: int
     difference_raw: int
     position: ChainPosition
+
+
+@dataclass(frozen=True, slots=True)
+class MultiplierChange:
+    """A multiplier took the place of another, at scale 1e18, in the book or on a chain."""
+
+    instrument: str
+    place: str
+    old_multiplier: int
+    multiplier: int
+    effective_time_us: int
+    """From when on it was to count."""
+    time_us: int
+    """When it was decided; on a chain, when the first block or slot with it was made."""
+    index: int
+    position: int = 0
+    """Among the effects of its event."""
+    number: int = 0
+    """Of the block or slot."""
+    action: str = ""
+    told_ahead: bool = False
+    """In the book: whether the chains had been told before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from ledger.records import (  # at run time too: the declared types of State are
     Holder,
     Instruction,
     Instrument,
+    MultiplierChange,
     OpenTransaction,
     Redemption,
     ScheduledMultiplier,
@@ -249,6 +250,8 @@ class State:
     """Size of the newest checkpoint asked to be kept on each chain."""
     scheduled_multipliers: dict[str, ScheduledMultiplier] = field(default_factory=dict)
     """By instrument: the multiplier that is set for a moment ahead."""
+    multiplier_changes: dict[tuple[str, str], tuple[MultiplierChange, ...]] = field(default_factory=dict)
+    """Multipliers that took effect, by (instrument, "book" or chain): the newest, oldest first."""
 
     journal: list[Any] | None = field(default=None, compare=False)
     """Old values since `begin`, newest last: table, key, old value, and so on flat, since a tuple each would keep the garbage collector

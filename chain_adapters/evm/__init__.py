@@ -12,6 +12,7 @@ transactions.py  EIP-1559 payloads: written, read, signed to the same bytes agai
 keys.py          keys that sign, from a keystore or a secret
 node.py          JSON-RPC, every way in which it fails by what to do about it, and logs by range
 deployment.py    what to send so that an issuer's contracts stand at the same addresses on every chain
+setup.py         sends it, and holds roles against the keys that are registered
 chain_view.py    one node as the verbs ask it: blocks, calls, what became of a sender's number
 steps.py         an instruction as a call of a contract
 refusals.py      why a contract reverted, in the ledger's words

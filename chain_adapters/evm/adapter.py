@@ -26,6 +26,7 @@ from chain_adapters.evm import steps
 from chain_adapters.evm.artifacts import load
 from chain_adapters.evm.chain_view import ChainView, checksummed, position_of, transactions_of
 from chain_adapters.evm.codec import NotDecodable, decode_answer, encode_call
+from chain_adapters.evm.multiplier_view import BlockClock, schedule_at
 from chain_adapters.evm.node import BLOCKS_MAX, Node, NodeAway, NodeError, NodeNonsense, NodeRefused, RawLog, read_number
 from chain_adapters.evm.observation import Landed, Watched, digests, landed_message, observe, version_of
 from chain_adapters.evm.preparing import INSTRUCTIONS_PER_TRANSACTION_MAX, Preparation, check_funds, outcome_of, recorded
@@ -40,6 +41,7 @@ from chain_adapters.evm.transactions import (
     replacement_fees,
     transaction_hash,
 )
+from chain_adapters.multipliers import Schedule, tell_in_force
 from chain_adapters.protocol import (
     OBSERVATIONS_PER_RANGE_MAX,
     ChainDescription,
@@ -221,7 +223,7 @@ class EvmAdapter:
         final = view.final(self._settings.finality_depth).number
         if final < state.cursor.number:
             raise NodeAway(f"the node has finalised block {final}, the ledger has read {state.cursor.number}")
-        fees = self._fees(view)
+        fees = self.fees(view)
         round_ = Preparation(self.chain, view, final, fees, self._places, self._settings.signers.keys(), state)
         return round_.run(instructions)
 
@@ -232,7 +234,7 @@ class EvmAdapter:
         idle = cancel and not last.instructions
         if (not cancel or idle) and not is_underpriced(old.fees, self._base_fee(view)):
             return None
-        fees = replacement_fees(old.fees, self._fees(view), most=self._fee_max)
+        fees = replacement_fees(old.fees, self.fees(view), most=self._fee_max)
         if fees is None:
             return None  # the operator's limit: what is recorded waits for lower fees
         newer = old.cancellation(address_of(last.key), fees) if cancel else old.with_fees(fees)
@@ -322,6 +324,7 @@ class EvmAdapter:
             if one.number <= through:
                 read.landed.append(self._landed_message(view, one, addresses, logs))
         read.through.CopyFrom(view.position(through))
+        tell_in_force(read, deployments, BlockClock(view), lambda one: self._schedule(view, one, after), observations_max)
         self._check_supply(view, read, deployments)
         self._check_history(view, after)
         return read
@@ -384,6 +387,9 @@ class EvmAdapter:
         except ValueError:
             raise DeploymentUnfit(self.chain, f"{token} does not end in an address of 20 bytes") from None
 
+    def _schedule(self, view: ChainView, deployment: Deployment, after: ChainPosition) -> Schedule | None:
+        return schedule_at(view, self._token(deployment.token), after.number, self._blocks_max)
+
     def _beacon(self, view: ChainView, token: str) -> str:
         """Return the beacon of a proxy of ours, which it can never change; empty for another contract."""
         with self._lock:
@@ -436,7 +442,8 @@ class EvmAdapter:
             raise NodeUnfit(self.chain, "the newest block has no base fee: the chain is from before EIP-1559")
         return read_number(found["baseFeePerGas"])
 
-    def _fees(self, view: ChainView) -> Fees:
+    def fees(self, view: ChainView) -> Fees:
+        """Return the fees to offer now, within the operator's limits."""
         try:
             priority = view.node.number("eth_maxPriorityFeePerGas")
         except NodeRefused:

@@ -25,6 +25,10 @@ _BEACON: Final = "TokenBeacon"
 _DENY_LIST: Final = "DenyList"
 _FREEZE_ACCOUNT: Final = bytes(function_signature_to_4byte_selector("freezeAccount(bytes32,address,bool,bytes)"))
 _K = ObservationKind
+_OF_OTHERS: Final = frozenset(
+    {_K.OBSERVATION_KIND_TRANSFER, _K.OBSERVATION_KIND_MINT, _K.OBSERVATION_KIND_BURN, _K.OBSERVATION_KIND_MULTIPLIER}
+)
+"""What is told of somebody else's token: what may be ours, and what a unit of it stands for by ERC-8056."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ def observe(
             continue
         instruction, operation = groups.get((log.block, log.index), ("", b""))
         for seen in _seen(chain, fact, operation):
-            if not one.native and seen.kind not in (_K.OBSERVATION_KIND_TRANSFER, _K.OBSERVATION_KIND_MINT, _K.OBSERVATION_KIND_BURN):
+            if not one.native and seen.kind not in _OF_OTHERS:
                 continue
             seen.token = one.token
             seen.transaction = log.transaction

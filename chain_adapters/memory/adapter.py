@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from chain_adapters.memory import payloads
 from chain_adapters.memory.node import BLOCKS_MAX, Node, node_at
 from chain_adapters.memory.preparing import INSTRUCTIONS_PER_TRANSACTION_MAX, Preparation, check_funds, payload_of
+from chain_adapters.multipliers import Schedule, tell_in_force
 from chain_adapters.protocol import (
     OBSERVATIONS_PER_RANGE_MAX,
     ChainDescription,
@@ -216,7 +218,14 @@ class MemoryAdapter:
             found_range.landed.extend(landed)
             found_range.observations.extend(observations)
             found_range.through.CopyFrom(_position(block))
+        tell_in_force(found_range, deployments, _Clock(self.chain, self._node), functools.partial(self._schedule, after), observations_max)
         return found_range
+
+    def _schedule(self, after: ChainPosition, deployment: Deployment) -> Schedule | None:
+        found = self._node.ask("multiplier", reference=self._reference(deployment), number=after.number)
+        if found is None:
+            return None
+        return Schedule(int(found["multiplier"]), int(found["next_multiplier"] or 0), found["next_time_us"])
 
     def _blocks(self, after: int, last: int) -> Sequence[dict[str, Any]]:
         """Return the next blocks, in one answer: fewer than all is a shorter range, a gap within is no answer."""
@@ -312,6 +321,26 @@ class MemoryAdapter:
         if token.chain != self.chain or token.namespace != TOKEN_NAMESPACE:
             raise DeploymentUnfit(self.chain, f"{deployment.token} is no token of {self.chain}/{TOKEN_NAMESPACE}")
         return token.reference
+
+
+class _Clock:
+    """When blocks were made."""
+
+    def __init__(self, chain: str, node: Node) -> None:
+        self._chain = chain
+        self._node = node
+
+    def position(self, number: int) -> ChainPosition:
+        found = self._node.ask("header", number=number)
+        if found is None:
+            raise NodeUnfit(self._chain, f"the node has lost block {number}")
+        return _position(found)
+
+    def time_us(self, number: int) -> int:
+        return self.position(number).time.ToMicroseconds()
+
+    def numbers(self, after: int, through: int) -> range:
+        return range(after + 1, through + 1)
 
 
 ATTEMPTS_MAX: Final = 3

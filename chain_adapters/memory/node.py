@@ -6,6 +6,7 @@ blocks        blocks after a number with all that happened, at most BLOCKS_MAX
 signer        the next number of a signer, and what it can pay with
 values        one-time values
 token         a token, but for who holds it
+multiplier    how a token's multiplier stood at a block, by all that set it until then
 holdings      supply and what accounts hold
 simulate      what operations would come to, one after the other
 find          what became of a sequence
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from chain_adapters.memory import payloads
 from chain_adapters.memory.chain import Block, MemoryChain
+from chain_adapters.memory.token import Token
 from chain_adapters.protocol import ChainUnavailable, NodeUnfit
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ class MemoryNode:
             "signer": self._signer,
             "values": self._values,
             "token": self._token,
+            "multiplier": self._multiplier,
             "holdings": self._holdings,
             "simulate": self._simulate,
             "find": self._find,
@@ -116,6 +119,24 @@ class MemoryNode:
             "multiplier_time_us": token.multiplier_time_us,
             "allotment": str(token.allotment),
             "reserve": token.reserve,
+        }
+
+    def _multiplier(self, reference: str, number: int) -> dict[str, Any] | None:
+        """Return {multiplier, next_multiplier, next_time_us} of a token; the last two say nothing once they are in force."""
+        if reference not in self.chain.state.tokens:
+            return None
+        token = Token(reference, 0, {}, frozenset())
+        for block in self.chain.blocks[1 : number + 1]:
+            for event in (each for included in block.transactions for each in included.events):
+                if (event["token"], event["kind"]) == (reference, "MULTIPLIER"):
+                    token.multiplier = token.multiplier_at(block.time_us)
+                    token.multiplier_next, token.multiplier_time_us = int(event["value"]), event["effective_time_us"]
+        time_us = self.chain.blocks[number].time_us
+        ahead = token.multiplier_time_us > time_us
+        return {
+            "multiplier": str(token.multiplier_at(time_us)),
+            "next_multiplier": str(token.multiplier_next) if ahead else "",
+            "next_time_us": token.multiplier_time_us if ahead else 0,
         }
 
     def _holdings(self, reference: str, accounts: list[str], number: int) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from chain_adapters.memory import payloads
@@ -38,7 +39,8 @@ class MemoryRig(WorkedRig):
         self.chain = chain
         self.capabilities = EVERY_CAPABILITY
         self.bad_accounts = (f"{chain}:12", f"{chain}:{'A' * 64}", f"memory:other:{'a' * 64}", "book:alice")
-        self.memory = MemoryChain(chain, sequences=sequences)
+        self._passed_us = 0
+        self.memory = MemoryChain(chain, sequences=sequences, clock_us=self._clock_us)
         self.node = MemoryNode(self.memory)
         self._seeds = itertools.count(seed * 1_000_003 + 1)
         roles = [role for role in ChainKeyRole.values() if role != ChainKeyRole.CHAIN_KEY_ROLE_UNSPECIFIED]
@@ -83,8 +85,8 @@ class MemoryRig(WorkedRig):
         )
 
     def make_foreign_token(self, instrument: str, decimals: int) -> Deployment:
-        roles = {OWNER: self._owner.address, "MINTER": self._owner.address}
-        self.memory.deploy(Token(instrument, decimals, roles, frozenset({"MINT"})))
+        roles = dict.fromkeys((OWNER, "MINTER", "MULTIPLIER"), self._owner.address)
+        self.memory.deploy(Token(instrument, decimals, roles, frozenset({"MINT", "MULTIPLIER"})))
         return Deployment(
             chain=self.chain,
             instrument=instrument,
@@ -113,11 +115,19 @@ class MemoryRig(WorkedRig):
         return True
 
     def mint_behind(self, token: str, destination: str, raw: int) -> None:
-        """The owner of the token makes the thief its minter, for one transaction; each change of authority is seen too."""
-        minter = self._token(token).roles["MINTER"]
-        self._act(self._owner, token, {"do": "set_authority", "role": "MINTER", "address": self._thief.address})
-        self._act(self._thief, token, {"do": "mint", "destination": _address(destination), "raw": str(raw)})
-        self._act(self._owner, token, {"do": "set_authority", "role": "MINTER", "address": minter})
+        self._steal(token, "MINTER", {"do": "mint", "destination": _address(destination), "raw": str(raw)})
+
+    def set_multiplier(self, token: str, multiplier: int, effective_time_us: int) -> bool:
+        operation = {"do": "set_multiplier", "multiplier": str(multiplier), "effective_time_us": effective_time_us}
+        self._steal(token, "MULTIPLIER", operation)
+        return True
+
+    def _steal(self, token: str, role: str, operation: dict[str, Any]) -> None:
+        """Let the owner of a token give the thief a role for one transaction; each change of authority is seen too."""
+        before = self._token(token).roles[role]
+        self._act(self._owner, token, {"do": "set_authority", "role": role, "address": self._thief.address})
+        self._act(self._thief, token, operation)
+        self._act(self._owner, token, {"do": "set_authority", "role": role, "address": before})
 
     def bar(self, token: str, account: str) -> bool:
         self._act(self._owner, token, {"do": "bar", "account": _address(account), "barred": True})
@@ -159,6 +169,14 @@ class MemoryRig(WorkedRig):
 
     def finalise(self) -> None:
         self.memory.produce(self.memory.finality_blocks + 1)
+
+    def pass_time(self, until_us: int) -> bool:
+        self._passed_us += max(0, until_us - self._clock_us())
+        self.memory.produce()
+        return True
+
+    def _clock_us(self) -> int:
+        return time.time_ns() // 1000 + self._passed_us
 
     def reorganise(self) -> bool:
         self.memory.reorganise(self.memory.finality_blocks)

@@ -21,6 +21,7 @@ from solders.hash import Hash
 from solders.message import Message
 from solders.pubkey import Pubkey
 
+from chain_adapters.multipliers import Schedule, tell_in_force
 from chain_adapters.protocol import (
     OBSERVATIONS_PER_RANGE_MAX,
     ChainDescription,
@@ -43,6 +44,7 @@ from chain_adapters.spl.account_layout import decode_mint
 from chain_adapters.spl.addresses import TOKEN_2022_PROGRAM
 from chain_adapters.spl.fees import PriceRange, limit_of, price_of, with_price
 from chain_adapters.spl.measuring import holdings_at_one_slot
+from chain_adapters.spl.multiplier_view import SlotClock, schedule_at
 from chain_adapters.spl.names import account_of, mint_of, owner_of
 from chain_adapters.spl.planning import DurableNonce, Step, fee_lamports_max, plan
 from chain_adapters.spl.preparing import Preparation, recorded
@@ -287,7 +289,14 @@ class SplAdapter:
             return None
         tokens = {mint_of(self.chain, deployment.token): deployment.token for deployment in deployments}
         ours = {version.payload: version for one in open_transactions for version in one.versions}
-        return read_slots(client, after, through, tokens, ours, chain=self.chain, observations_max=observations_max)
+        read = read_slots(client, after, through, tokens, ours, chain=self.chain, observations_max=observations_max)
+        found_at = after.number
+
+        def find(deployment: Deployment) -> Schedule | None:
+            return schedule_at(client, mint_of(self.chain, deployment.token), found_at)
+
+        tell_in_force(read, deployments, SlotClock(client), find, observations_max)
+        return read
 
     # The reconciler's
 
@@ -350,17 +359,17 @@ class SplAdapter:
         with self._lock:
             self._current = (self._current + 1) % len(self._clients)
 
-    def _signers(self, payload: bytes) -> list[_Named]:
+    def _signers(self, payload: bytes) -> list[NamedSigner]:
         found = []
         for address in required_signers(payload):
             signer = self._settings.signers.get(account_of(self.chain, address))
             if signer is None:
                 raise KeyMissing(self.chain, f"there is no signer for {account_of(self.chain, address)}")
-            found.append(_Named(address, signer))
+            found.append(NamedSigner(address, signer))
         return found
 
 
-class _Named:
+class NamedSigner:
     """A signer of the settings under the key it signs for."""
 
     def __init__(self, public_key: Pubkey, signer: Signer) -> None:

@@ -5,6 +5,7 @@ Source: AAPLx, XsbEhLAtcf6HdfpFZ5xEMdqW8nfAvcsP5bdudRLJzJp: 8 decimals, 678 byte
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +16,7 @@ from chain_adapters.spl import token_2022
 from chain_adapters.spl.account_layout import EXTENSIONS_START, Extension
 from chain_adapters.spl.addresses import TOKEN_2022_PROGRAM
 from chain_adapters.spl.multiplier import SCALE, encode_multiplier
-from chain_adapters.spl.programs import create_account
+from chain_adapters.spl.programs import create_account, create_derived_account
 
 EXTENSIONS: Final = (
     Extension.METADATA_POINTER,
@@ -27,6 +28,8 @@ EXTENSIONS: Final = (
     Extension.TRANSFER_HOOK,
     Extension.TOKEN_METADATA,
 )
+MINT_SEED: Final = "mint-"
+_SEED_BYTES_MAX: Final = 32
 _FIXED_BYTES: Final = 4 * 7 + 64 + 32 + 1 + 56 + 33 + 65 + 64
 _EMPTY_METADATA_BYTES: Final = 4 + 32 + 32 + 4 * 4
 
@@ -96,9 +99,43 @@ def create_mint(setup: MintSetup, payer: Pubkey, lamports: int) -> list[Instruct
         payer: Pays `lamports`.
         lamports: What the chain asks for an account of `space(setup)` bytes.
     """
+    made = create_account(payer, setup.mint, lamports, space_without_metadata(), TOKEN_2022_PROGRAM)
+    return [made, *_initialize(setup)]
+
+
+def derived_mint(payer: Pubkey, symbol: str) -> Pubkey:
+    """Return the address of a payer's mint of this symbol: nothing but the payer's key is needed to find it again.
+
+    Raises: ValueError for a symbol of more than 27 characters, which make no seed.
+    """
+    return Pubkey.create_with_seed(payer, _seed(symbol), TOKEN_2022_PROGRAM)
+
+
+def create_derived_mint(setup: MintSetup, payer: Pubkey, lamports: int) -> list[Instruction]:
+    """Return the instructions that make a mint at its derived address, for one transaction. Only the payer signs.
+
+    The payer is the mint authority for as long as the transaction lasts: the program asks for one that signs where metadata are written,
+    and the key of the real one may be anywhere.
+    """
+    own = dataclasses.replace(setup, authorities=dataclasses.replace(setup.authorities, mint=payer))
+    space_now, seed = space_without_metadata(), _seed(setup.symbol)
+    made = create_derived_account(payer, setup.mint, lamports, seed=seed, space=space_now, owner=TOKEN_2022_PROGRAM)
+    handed_over = token_2022.set_authority(setup.mint, token_2022.AuthorityKind.MINT, payer, setup.authorities.mint)
+    return [made, *_initialize(own), handed_over]
+
+
+def _seed(symbol: str) -> str:
+    seed = f"{MINT_SEED}{symbol}"
+    if len(seed.encode()) > _SEED_BYTES_MAX:
+        raise ValueError(
+            f"the symbol {symbol} is too long: a mint's address is derived from {_SEED_BYTES_MAX - len(MINT_SEED)} bytes of it"
+        )
+    return seed
+
+
+def _initialize(setup: MintSetup) -> list[Instruction]:
     mint, powers = setup.mint, setup.authorities
     return [
-        create_account(payer, mint, lamports, space_without_metadata(), TOKEN_2022_PROGRAM),
         token_2022.initialize_metadata_pointer(mint, powers.metadata, mint),
         token_2022.initialize_permanent_delegate(mint, powers.permanent_delegate),
         token_2022.initialize_default_account_state(mint, setup.default_account_state),

@@ -81,11 +81,18 @@ def derived_nonce_account(authority: Pubkey, number: int) -> Pubkey:
 
 def create_derived_nonce_account(authority: Pubkey, number: int, lamports: int) -> list[Instruction]:
     """Make a nonce account at its derived address. Only the authority signs, and pays."""
-    account, seed = derived_nonce_account(authority, number), f"{NONCE_SEED}{number}".encode()
-    data = struct.pack("<I", _CREATE_ACCOUNT_WITH_SEED) + bytes(authority) + struct.pack("<Q", len(seed)) + seed
-    data += struct.pack("<QQ", lamports, NONCE_ACCOUNT_BYTES) + bytes(SYSTEM_PROGRAM)
-    accounts = [AccountMeta(authority, is_signer=True, is_writable=True), AccountMeta(account, is_signer=False, is_writable=True)]
-    return [Instruction(SYSTEM_PROGRAM, data, accounts), _initialize_nonce(account, authority)]
+    account, seed = derived_nonce_account(authority, number), f"{NONCE_SEED}{number}"
+    made = create_derived_account(authority, account, lamports, seed=seed, space=NONCE_ACCOUNT_BYTES, owner=SYSTEM_PROGRAM)
+    return [made, _initialize_nonce(account, authority)]
+
+
+def create_derived_account(payer: Pubkey, account: Pubkey, lamports: int, *, seed: str, space: int, owner: Pubkey) -> Instruction:
+    """Make the account that is derived from the payer's key, a seed and the program that governs it. Only the payer signs."""
+    text = seed.encode()
+    data = struct.pack("<I", _CREATE_ACCOUNT_WITH_SEED) + bytes(payer) + struct.pack("<Q", len(text)) + text
+    data += struct.pack("<QQ", lamports, space) + bytes(owner)
+    accounts = [AccountMeta(payer, is_signer=True, is_writable=True), AccountMeta(account, is_signer=False, is_writable=True)]
+    return Instruction(SYSTEM_PROGRAM, data, accounts)
 
 
 def create_nonce_account(payer: Pubkey, nonce_account: Pubkey, authority: Pubkey, lamports: int) -> list[Instruction]:

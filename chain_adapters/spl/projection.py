@@ -270,7 +270,7 @@ def _pause(instruction: Instruction, token: TokenState) -> Outcome:
 
 def _set_multiplier(instruction: Instruction, token: TokenState) -> Outcome:
     scaled, authority = token.mint.scaled_ui_amount, token.mint.scaled_ui_amount_authority
-    bits, effective_time = encode_multiplier(int(instruction.multiplier)), instruction.effective_time.ToSeconds()
+    bits, effective_time = encode_multiplier(int(instruction.multiplier)), -(-instruction.effective_time.ToMicroseconds() // 1_000_000)
     if scaled is not None:
         announced = scaled.next == bits and scaled.next_effective_time == max(effective_time, 0)
         in_force = effective_time <= token.time and scaled.at(token.time) == bits and scaled.next_effective_time <= token.time

@@ -48,6 +48,7 @@ SLOT_MAX: Final = (1 << 63) - 1
 
 _NO_SIGNATURE: Final = "1" * 64
 _CHUNK_BYTES: Final = 1 << 16
+_BLOCKS_MAX: Final = 500_000
 _RETRIED: Final = (NodeUnreachable, NodeOverloaded, AnswerMalformed, NodeBehind)
 _PREFLIGHT_FAILURE: Final = -32002
 _BEHIND: Final = {
@@ -179,6 +180,18 @@ class RpcClient:
                 return max(slots)
             last = first - 1
         return None
+
+    def blocks(self, first_slot: int, last_slot: int) -> list[int]:
+        """Return the slots of a range that have a block, in order."""
+        found: list[int] = []
+        for first in range(first_slot, last_slot + 1, _BLOCKS_MAX):
+            last = min(first + _BLOCKS_MAX - 1, last_slot)
+            answer = self._list("getBlocks", self.call("getBlocks", first, last, {"commitment": "finalized"}))
+            slots = [self._slot("getBlocks", slot) for slot in answer]
+            if slots != sorted(set(slots)) or (slots and not first <= slots[0] <= slots[-1] <= last):
+                raise AnswerMalformed("getBlocks", f"the slots told are not those of {first} to {last} that have a block, in order")
+            found += slots
+        return found
 
     def block_hash(self, slot: int) -> str:
         """Return the hash of the block of a slot.

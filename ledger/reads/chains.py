@@ -160,7 +160,7 @@ def list_instructions(state: State, request: chains_pb2.ListInstructionsRequest,
 
 
 class _Recorded(NamedTuple):
-    """Where a transaction was recorded first; as a page token "<index> <position>"."""
+    """Where something was booked: the entry, and the place in it; as a page token "<index> <position>"."""
 
     entry: int
     position: int
@@ -240,7 +240,39 @@ def list_places(state: State, request: chains_pb2.ListPlacesRequest, now_us: int
     return chains_pb2.ListPlacesResponse(size=state.size, next_page_token=token, places=found)
 
 
+# ---- multipliers ----------------------------------------------------------------------------------------------------------------------
+
+
+def list_multiplier_changes(
+    state: State, request: chains_pb2.ListMultiplierChangesRequest, now_us: int
+) -> chains_pb2.ListMultiplierChangesResponse:
+    wanted = {
+        _Recorded(change.index, change.position): change
+        for (instrument, place), changes in state.multiplier_changes.items()
+        if request.instrument in ("", instrument) and request.place in ("", place)
+        for change in changes
+    }
+    page, token = page_of(request, wanted, _recorded_of)
+    found = [change_message(wanted[key]) for key in page]
+    return chains_pb2.ListMultiplierChangesResponse(size=state.size, next_page_token=token, multiplier_changes=found)
+
+
+def change_message(change: records.MultiplierChange) -> chains_pb2.MultiplierChange:
+    return chains_pb2.MultiplierChange(
+        instrument=change.instrument,
+        place=change.place,
+        old_multiplier=str(change.old_multiplier),
+        multiplier=str(change.multiplier),
+        effective_time=timestamp(change.effective_time_us),
+        time=timestamp(change.time_us),
+        number=change.number,
+        action=change.action,
+        index=change.index,
+    )
+
+
 READS = {
+    chains_pb2.ListMultiplierChangesRequest: list_multiplier_changes,
     chains_pb2.GetInstructionRequest: get_instruction,
     chains_pb2.ListInstructionsRequest: list_instructions,
     chains_pb2.ListTransactionsRequest: list_transactions,

@@ -39,6 +39,7 @@ def subscription_message(state: State, subscription: Subscription) -> issuance_p
         remaining_cash_units=cash_left(state, subscription),
         hold=subscription.hold,
         fills=[subscription_fill(state, subscription, fill) for fill in subscription.fills],
+        receiving_account=subscription.receiving_account,
     )
 
 

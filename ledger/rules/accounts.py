@@ -211,7 +211,11 @@ def _named(instruction: records.Instruction) -> tuple[str, ...]:
 def _check_nothing_due(state: State, account: records.Account) -> None:
     """Refuse while something may still come to an account: units of orders, entitlements, receivables that it funded."""
     due = [
-        *(f"subscription {number}" for number, order in sorted(state.subscriptions.items()) if order.account == account.name),
+        *(
+            f"subscription {number}"
+            for number, order in sorted(state.subscriptions.items())
+            if account.name in (order.account, order.receiving_account)
+        ),
         *(f"redemption {number}" for number, order in sorted(state.redemptions.items()) if order.account == account.name),
         *(f"action {action}" for action, entitled in sorted(state.entitlements.items()) if account.number in entitled.accounts),
         *(f"action {action}" for action, number in sorted(state.owed) if number == account.number),

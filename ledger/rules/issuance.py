@@ -8,6 +8,9 @@
     CancelSubscription    SubscriptionEnded       only without fills
     IssueUnits            UnitsIssued             in kind
 
+A subscription may name a wallet on a native chain: its units go there as all do, from issuance into transit, minted, and then to the
+wallet. Should the chain refuse them for ever, they come back to the account that paid.
+
 Units are created at one gate, `check_creation`: authorised units, then reserves. They are floor(shares / multiplier) by the terms of the
 moment they are created, so that a multiplier or a split between fill and settlement is never missed (fills.py scales the shares).
 """
@@ -15,13 +18,13 @@ moment they are created, so that a multiplier or a split between fill and settle
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ledger import records
 from ledger.arithmetic import units_of_shares_e8_floor
 from ledger.errors import refusal
 from ledger.records import NEVER
-from ledger.rules.chains.crossings import find_minting
+from ledger.rules.chains.crossings import check_own_wallet, find_minting
 from ledger.rules.chains.places import check_allotment, check_place_open
 from ledger.rules.checks import (
     check_eligible,
@@ -77,7 +80,7 @@ from stockledger.v1.issuance_pb2 import (
 )
 
 if TYPE_CHECKING:
-    from ledger.records import Account, Instrument, Subscription
+    from ledger.records import Account, Deployment, Instrument, Subscription
     from ledger.rules.context import Context, Decided
     from ledger.state import State
 
@@ -124,6 +127,30 @@ def check_creation(state: State, instrument: Instrument, units: int, now_us: int
     check_reserve(state, instrument, units, now_us)
 
 
+def find_receiver(state: State, subscription: Subscription) -> tuple[Account, Deployment | None]:
+    """Return where units of a subscription go, and the deployment that mints them there; None: in the book."""
+    if not subscription.receiving_account:
+        return state.accounts[subscription.account], None
+    account = state.accounts[subscription.receiving_account]
+    return account, find_minting(state, state.instruments[subscription.instrument], account)
+
+
+def check_minted(state: State, instrument: Instrument, deployment: Deployment | None, units: int, now_us: int) -> None:
+    """Refuse to create units beyond what may be, or to send more to a chain than may go there."""
+    if deployment is not None:
+        check_place_open(state, deployment.chain, deployment.instrument)
+    check_creation(state, instrument, units, now_us)
+    if deployment is not None:
+        check_allotment(state, deployment, units)
+
+
+def create_units(state: State, event: Any) -> None:
+    """Book units that were created: on an account in the book, or in transit to a chain."""
+    receiver = state.chains[event.chain].transit if event.chain else state.accounts[event.account].number
+    units = event.units if isinstance(event, UnitsIssued) else event.issued_units
+    state.post(state.instruments[event.instrument].number, ISSUANCE, receiver, units)
+
+
 # ---- in kind ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -135,18 +162,13 @@ def decide_issue(state: State, command: IssueUnitsRequest, context: Context) -> 
     account = find_account(state, command.account)
     deployment = find_minting(state, instrument, account)
     check_receiver(state, instrument, account, context.decision_time_us)
-    if deployment is not None:
-        check_place_open(state, deployment.chain, deployment.instrument)
-    check_creation(state, instrument, command.units, context.decision_time_us)
-    if deployment is not None:
-        check_allotment(state, deployment, command.units)
+    check_minted(state, instrument, deployment, command.units, context.decision_time_us)
     chain = deployment.chain if deployment is not None else ""
     return [UnitsIssued(instrument=instrument.symbol, account=account.name, units=command.units, reference=command.reference, chain=chain)]
 
 
 def evolve_issued(state: State, event: UnitsIssued, decided: Decided) -> None:
-    receiver = state.chains[event.chain].transit if event.chain else state.accounts[event.account].number
-    state.post(state.instruments[event.instrument].number, ISSUANCE, receiver, event.units)
+    create_units(state, event)
 
 
 # ---- a subscription, from request to settlement -------------------------------------------------------------------------------------
@@ -159,10 +181,16 @@ def decide_request(state: State, command: RequestSubscriptionRequest, context: C
     instrument = find_instrument(state, command.instrument)
     cash = find_instrument(state, command.cash_instrument, "cash_instrument")
     account = find_book_account(state, command.account)
+    wallet = find_account(state, command.receiving_account, "receiving_account") if command.receiving_account else None
+    if wallet is not None and find_minting(state, instrument, wallet) is None:
+        message = f"{wallet.name} is in the book; units of a subscription go to {account.name} there"
+        raise refusal(Reason.REASON_PLACE_UNFIT, message, account=wallet.name)
     check_kinds(instrument, cash)
     check_open(instrument, OPERATION_ISSUE, context.decision_time_us)
     check_open(cash, Operation.OPERATION_TRANSFER, context.decision_time_us)
     check_party(state, account)
+    if wallet is not None:
+        check_own_wallet(state, wallet, account)
     check_eligible(state, instrument, account, context.decision_time_us)
     check_free(state, cash, account, command.cash_units)
     return [
@@ -174,6 +202,7 @@ def decide_request(state: State, command: RequestSubscriptionRequest, context: C
             cash_units=command.cash_units,
             hold=state.next_number("hold"),
             reference=command.reference,
+            receiving_account=command.receiving_account,
         )
     ]
 
@@ -187,6 +216,7 @@ def evolve_requested(state: State, event: SubscriptionRequested, decided: Decide
         cash_instrument=event.cash_instrument,
         cash_units=event.cash_units,
         hold=event.hold,
+        receiving_account=event.receiving_account,
     )
     state.put(state.counters, "subscription", number)
     state.put(state.subscriptions, number, subscription)
@@ -246,10 +276,12 @@ def decide_fill(state: State, command: FillSubscriptionRequest, context: Context
     proceeds, fee_account = find_paid_accounts(state, command, subscription)
     instrument, cash = state.instruments[subscription.instrument], state.instruments[subscription.cash_instrument]
     account = state.accounts[subscription.account]
+    receiver, deployment = find_receiver(state, subscription)
     fill = bought_fill(subscription, instrument, cash, command)
     check_open(instrument, OPERATION_ISSUE, now_us)
     check_cash_movement(state, cash, account, (proceeds, fee_account), now_us)
-    check_eligible(state, instrument, account, now_us)
+    check_party(state, receiver)
+    check_eligible(state, instrument, receiver, now_us)
     left, cost = cash_left(state, subscription), fill.cash_units + fill.fee_units
     if left < cost:
         message = f"subscription {subscription.subscription} has {left} {cash.symbol} left on its hold, needed {cost}"
@@ -257,7 +289,8 @@ def decide_fill(state: State, command: FillSubscriptionRequest, context: Context
     check_unfrozen(state, cash, account, cost)
     issued_units = fill.units if fill.issued_at_fill else 0
     if issued_units:
-        check_creation(state, instrument, issued_units, now_us)
+        check_minted(state, instrument, deployment, issued_units, now_us)
+    minted = issued_units > 0 and deployment is not None
     return [
         SubscriptionFilled(
             subscription=subscription.subscription,
@@ -270,6 +303,8 @@ def decide_fill(state: State, command: FillSubscriptionRequest, context: Context
             instrument=instrument.symbol,
             account=account.name,
             cash_instrument=cash.symbol,
+            receiving_account=receiver.name if minted else "",
+            chain=receiver.place if minted else "",
         )
     ]
 
@@ -284,7 +319,7 @@ def evolve_filled(state: State, event: SubscriptionFilled, decided: Decided) -> 
     if fill.fee_units:
         state.post(cash, account, state.accounts[event.fee_account].number, fill.fee_units)
     if event.issued_units:
-        state.post(state.instruments[event.instrument].number, ISSUANCE, account, event.issued_units)
+        create_units(state, event)
     subscription = dataclasses.replace(subscription, fills=(*subscription.fills, fill), last=event.last)
     state.put(state.subscriptions, event.subscription, subscription)
 
@@ -294,11 +329,13 @@ def decide_settle(state: State, command: SettleFillRequest, context: Context) ->
     subscription = find_subscription(state, command.subscription)
     fill = find_open_fill(subscription, command.fill)
     instrument, account = state.instruments[subscription.instrument], state.accounts[subscription.account]
-    check_receiver(state, instrument, account, context.decision_time_us)
+    receiver, deployment = (account, None) if command.in_book else find_receiver(state, subscription)
+    check_receiver(state, instrument, receiver, context.decision_time_us)
     units = 0
     if not fill.issued_at_fill:
         units = check_range("units", units_of_shares_e8_floor(fill.shares_e8, instrument.multiplier, instrument.decimals))
-        check_creation(state, instrument, units, context.decision_time_us)
+        check_minted(state, instrument, deployment, units, context.decision_time_us)
+    minted = units > 0 and deployment is not None
     return [
         FillSettled(
             subscription=subscription.subscription,
@@ -307,6 +344,8 @@ def decide_settle(state: State, command: SettleFillRequest, context: Context) ->
             account=account.name,
             issued_units=units,
             completed=subscription.last and all_settled(replace_fill(subscription.fills, fill.fill, settled=True)),
+            receiving_account=receiver.name if minted else "",
+            chain=receiver.place if minted else "",
         )
     ]
 
@@ -314,7 +353,7 @@ def decide_settle(state: State, command: SettleFillRequest, context: Context) ->
 def evolve_settled(state: State, event: FillSettled, decided: Decided) -> None:
     subscription = state.subscriptions[event.subscription]
     if event.issued_units:
-        state.post(state.instruments[event.instrument].number, ISSUANCE, state.accounts[event.account].number, event.issued_units)
+        create_units(state, event)
     if event.completed:
         state.remove(state.subscriptions, event.subscription)
         return

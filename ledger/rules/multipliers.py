@@ -12,6 +12,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from ledger.errors import refusal
+from ledger.rules.chains.in_force import keep_own
 from ledger.rules.checks import check_multiplier, check_not_due, check_text, find_instrument
 from ledger.rules.context import entry_index
 from ledger.rules.corporate_actions.schedule import open_actions, schedule_events
@@ -62,6 +63,7 @@ def decide_set(state: State, command: SetMultiplierRequest, context: Context) ->
 def evolve_changed(state: State, event: MultiplierChanged, decided: Decided) -> None:
     instrument = state.instruments[event.instrument]
     assert str(instrument.multiplier) == event.old_multiplier, "a multiplier changes from the value it had when that was decided"
+    keep_own(state, event, decided)
     share_basis = instrument.share_basis + event.share_basis_changed
     split_index = entry_index(state, decided) if event.share_basis_changed else instrument.split_index
     change_instrument(state, event.instrument, multiplier=int(event.multiplier), share_basis=share_basis, split_index=split_index)

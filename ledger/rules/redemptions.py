@@ -24,7 +24,7 @@ from ledger import records
 from ledger.arithmetic import SHARES_SCALE, shares_e8_of_units_ceiling, units_of_shares_e8_ceiling
 from ledger.errors import refusal
 from ledger.records import NEVER
-from ledger.rules.chains.crossings import check_available, find_burning
+from ledger.rules.chains.crossings import check_available, check_own_wallet, find_burning
 from ledger.rules.chains.places import check_place_open
 from ledger.rules.checks import (
     check_eligible,
@@ -185,7 +185,7 @@ def decide_request(state: State, command: RequestRedemptionRequest, context: Con
     if burning is not None:
         check_place_open(state, burning.chain, burning.instrument)
     if wallet is not None:
-        _check_wallet(state, wallet, account)
+        check_own_wallet(state, wallet, account)
     if cash is not None:
         check_eligible(state, cash, account, context.decision_time_us)
     if wallet is not None:
@@ -206,14 +206,6 @@ def decide_request(state: State, command: RequestRedemptionRequest, context: Con
             wallet=command.wallet,
         )
     ]
-
-
-def _check_wallet(state: State, wallet: Account, account: Account) -> None:
-    """Refuse a wallet that takes no part now, or is of another holder than the account that gets the cash."""
-    check_party(state, wallet)
-    if wallet.holder != account.holder:
-        message = f"{wallet.name} is of holder {wallet.holder!r}, {account.name} of {account.holder}"
-        raise refusal(Reason.REASON_STATE_UNFIT, message, wallet=wallet.name, account=account.name)
 
 
 def evolve_requested(state: State, event: RedemptionRequested, decided: Decided) -> None:

@@ -54,7 +54,11 @@ def open_signers(
         opener = next((point for point in points if point.name == chain.partition(":")[0]), None)
         if opener is None:
             raise SettingsError(f"chain_keys has a key for {chain}, and nothing that is installed opens keys of that kind")
-        open_signer: OpenSigner = opener.load()
+        try:
+            open_signer: OpenSigner = opener.load()
+        except ModuleNotFoundError as error:
+            extra = f"stockledger[{','.join(opener.extras)}]"
+            raise SettingsError(f"keys for {chain} need the module {error.name!r}; try: pip install '{extra}'") from error
         try:
             signer = open_signer(chain, _content(reference, environment), passphrase)
         except ValueError as error:

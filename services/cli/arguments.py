@@ -85,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_keys(commands)
     _add_serving(commands)
     _add_working(commands)
+    _add_chain(commands)
     return parser
 
 
@@ -460,6 +461,48 @@ makes supply and holdings agree. It needs the role of a worker, and no keys.""",
     for field in dataclasses.fields(WorkerSettings):
         if field.name in _REREADING:
             _add_setting(reread, field)
+
+
+def _add_chain(commands: _Commands) -> None:
+    chain = commands.add(
+        "chain",
+        "deploying:run",
+        "put tokens on a chain, and hold what stands there against what is registered",
+        """  stockledger chain deploy ethereum.toml > ethereum.jsonl && stockledger apply ethereum.jsonl --approver carol
+  stockledger chain inspect --chain eip155:1=http://127.0.0.1:8545""",
+        store=False,
+        answers=False,
+    )
+    actions = _Commands(chain.add_subparsers(title="what to do", metavar="ACTION", required=True))
+    deploy = actions.add(
+        "deploy",
+        "deploying:run",
+        "make what a chain lacks, and print the commands that register it, as lines for `apply`",
+        """  stockledger chain deploy ethereum.toml --dry-run                    what is missing, and what it costs at most
+  stockledger chain deploy ethereum.toml > ethereum.jsonl
+  stockledger apply ethereum.jsonl --approver carol""",
+        details="""FILE names a chain, its nodes, who does what there, and the tokens; docs/operations.md shows one for EVM and one for
+Solana. Addresses follow from the keys and the symbols: begun again, it goes on where it stopped, and what stands is not made twice. It ends
+when all is final. What is done and what it costs is told on stderr.""",
+        store=False,
+    )
+    deploy.add_argument("file", metavar="FILE", help="TOML: the chain, keys, tokens")
+    deploy.add_argument("--config", metavar="FILE", help="read settings from this file instead of ./stockledger.toml")
+    deploy.add_argument("--dry-run", action="store_true", help="tell what is missing and what it costs at most, and send nothing")
+
+    inspect = actions.add(
+        "inspect",
+        "inspecting:run",
+        "hold chains, tokens and keys as registered against what their nodes say",
+        """  stockledger chain inspect --store sqlite:///books.db --chain eip155:1=http://127.0.0.1:8545
+  stockledger chain inspect                                   with the store and the chains of stockledger.toml""",
+        details="""It reads the store beside the running server, asks the nodes, and changes nothing. Told are: the node and its chain,
+how far the books are behind it, what each token can do against its registration, what registered keys lack there, and whether they are
+here.""",
+    )
+    for field in dataclasses.fields(WorkerSettings):
+        if field.name in ("chains", "chain_keys", "chain_key_passphrase", "chain_options"):
+            _add_setting(inspect, field)
 
 
 def _add_setting(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) -> None:

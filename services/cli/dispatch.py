@@ -9,6 +9,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
+from chain_adapters.protocol import ChainError, ChainUnavailable
 from ledger.errors import DataLoss, LedgerError, Unavailable
 from ledger.log.store import refuse_unsafe_settings
 from services.cli.outcome import DAMAGED, DONE, FAULT, INTERRUPTED, REFUSED, UNAVAILABLE, USAGE, UsageError
@@ -36,6 +37,9 @@ def dispatch(options: argparse.Namespace) -> int:
         return _tell(options, USAGE, "USAGE", str(error), {})
     except LedgerError as error:
         return _tell(options, exit_code(error), error.reason_name, error.message, error.metadata)
+    except ChainError as error:
+        code = UNAVAILABLE if isinstance(error, ChainUnavailable) else REFUSED
+        return _tell(options, code, type(error).__name__, str(error), {"chain": error.chain})
     except Exception:  # noqa: BLE001 - a fault must not look like a refusal
         traceback.print_exc()
         return FAULT

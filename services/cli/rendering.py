@@ -1,7 +1,7 @@
 """Messages as rows of a table: which fields, and how each is written for people.
 
 What a field is follows from its name, as everywhere in the protos: `units` and `..._units` are smallest units of the row's instrument,
-`..._e8` are shares at scale 1e8, `multiplier` is at scale 1e18. A message that is not named here shows all its plain fields.
+`..._e8` are shares at scale 1e8, every `multiplier` is at scale 1e18. A message that is not named here shows all its plain fields.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class Renderer:
 
     def _text(self, message: Any, field: Any, value: Any) -> str:
         name = field.name
-        if name == "multiplier":
-            return value if self._raw_units else ratio_text(int(value or 0), 18)
+        if name.endswith("multiplier") and field.type == FieldDescriptor.TYPE_STRING:
+            return value if self._raw_units or not value else ratio_text(int(value), 18)
         if name.endswith("_e8"):
             return grouped(int(value or 0)) if self._raw_units else ratio_text(int(value or 0), 8)
         if name == "units" or name.endswith("_units"):
@@ -148,7 +148,7 @@ def _is_plain(field: Any) -> bool:
 
 def _is_number(field: Any) -> bool:
     numeric = field.cpp_type in _NUMERIC and not field.is_repeated
-    return numeric or field.name == "multiplier" or field.name.endswith("_e8")
+    return numeric or field.name.endswith(("multiplier", "_e8"))
 
 
 def _title(name: str) -> str:

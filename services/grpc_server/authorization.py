@@ -148,6 +148,7 @@ TABLE: Final[dict[str, str]] = {
     "ChainService/GetInstruction": "            + + . . o . + + +",
     "ChainService/ListInstructions": "          + + . . o . + + +",
     "ChainService/ListTransactions": "          + + . . . . + + +",
+    "ChainService/ListMultiplierChanges": "     = = = = = = = = =",
     "ChainService/ListPlaces": "                = = = = = = = = =",
     "ChainService/ListDeployments": "           = = = = = = = = =",
     "ChainService/ListChainKeys": "             + + . . . . + + +",

@@ -14,6 +14,7 @@ from services.cli.output import decimal_text, parse_decimal_text, ratio_text
 from stockledger.v1.accounts_pb2 import FreezeAccountRequest
 from stockledger.v1.approvals_pb2 import ApproveCommandRequest
 from stockledger.v1.corporate_actions_pb2 import ExecuteActionRequest, FixEntitlementsRequest
+from stockledger.v1.instruments_pb2 import SetMultiplierRequest
 from stockledger.v1.transfers_pb2 import TransferUnitsRequest
 
 
@@ -254,6 +255,18 @@ def test_what_actions_owe_is_shown_in_cash(run, place):
     assert row.split()[:8] == ["DVCA", "AAPLx", "book:alice", "h-1", "USDC", "2.250000", "0.000000", "0.000000"]
     assert row.endswith("ACCOUNT_FROZEN  book:alice is frozen (order 7)")
     assert run("show", "owed", "--holder", "h-2", "--store", url, "--json").json["owed"] == []
+
+
+def test_when_multipliers_took_effect(run, books_at):
+    with Ledger.open(books_at) as books:
+        request = SetMultiplierRequest(instrument="AAPLx", expected_multiplier=str(10**18), multiplier=str(15 * 10**17), cause="x")
+        answer = books.execute(request)
+        books.execute(ApproveCommandRequest(approval=answer.booking.approval), principal="approver")
+    shown = run("show", "multiplier-changes", "AAPLx", "--store", books_at)
+    (row,) = [row for row in _words(shown.out) if row[:1] == ["AAPLx"]]
+    assert row[:4] == ["AAPLx", "book", "1", "1.5"]
+    assert "old multiplier" in shown.out
+    assert "no multiplier changes" in run("show", "multiplier-changes", "USDC", "--store", books_at).out
 
 
 def test_places_and_what_is_to_be_done_there(run, books_at):

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from durable import fund
 from on_chains import A, B, addresses, bound, change, deploy, omnibus, one_chain, register, set_key, wallet
+from primary_market import fill, policy, reserve, settle, subscribe
 from readers import BURN, MINT, SHOWN_BY, TRANSFER, Reader, seen
 from scenario import Scenario, enforcer, stock, two_holders
 
@@ -39,6 +40,7 @@ from stockledger.v1.chains_pb2 import (
 )
 from stockledger.v1.common_pb2 import Operation
 from stockledger.v1.instruments_pb2 import Backing, HaltInstrumentRequest, ResumeInstrumentRequest
+from stockledger.v1.issuance_pb2 import RejectSubscriptionRequest
 from stockledger.v1.redemptions_pb2 import RequestRedemptionRequest
 from stockledger.v1.transfers_pb2 import ForceTransferRequest, TransferUnitsRequest
 
@@ -114,6 +116,8 @@ class Chains:
         books.given(addresses((wallet("deposit"), "book:alice"), (wallet("deposit", B), "book:bob")))
         for name in ("book:alice", "book:bob"):
             fund(books.books, "AAPLx", name, 300)
+            fund(books.books, "USDC", name, 10_000)
+        books.given(*reserve(), policy("FillSubscription"), policy("SettleFill"))
         self.chains = {chain: PlainChain(books, chain) for chain in CHAINS}
         self.ended: Counter[str] = Counter()
 
@@ -125,6 +129,7 @@ class Chains:
             [
                 *[lambda: self.transfer(draw(ENDS), draw(ENDS), few, pick(1, 4) == 1)] * 6,
                 *[lambda: self.withdraw(draw(["alice", "bob"]), few)] * 2,
+                *[lambda: self.subscribe(draw([("alice", "book:alice"), ("bob", "book:bob")]), chain, few)] * 3,
                 lambda: self.sweep(draw(["hot", "deposit"])),
                 lambda: self.redeem(draw([("alice", "book:alice"), ("bob", "book:bob")]), chain, few),
                 lambda: self.freeze(draw(["h-1", "h-2"]), draw(ENDS), pick(0, 3)),
@@ -171,6 +176,21 @@ class Chains:
     def redeem(self, who: tuple[str, str], chain: str, units: int) -> None:
         fields = {"instrument": "AAPLx", "account": who[1], "units": units, "cash_instrument": "USDC"}
         self.ask(RequestRedemptionRequest(**fields, wallet=wallet(who[0], chain)))
+
+    def subscribe(self, who: tuple[str, str], chain: str, units: int) -> None:
+        """Ask for units at a wallet; fill the oldest order, settle its fills, now and then in the book; or turn it down."""
+        if not self.state.subscriptions:
+            self.ask(subscribe(account=who[1], receiving_account=wallet(who[0], chain), cash_units=100))
+            return
+        number, order = min(self.state.subscriptions.items())
+        waiting = [each.fill for each in order.fills if not each.settled]
+        if waiting:
+            self.ask(settle(subscription=number, fill=waiting[0], in_book=units % 5 == 0))
+        elif units % 7 == 0:
+            self.ask(RejectSubscriptionRequest(subscription=number, cause="x"))
+        else:
+            terms = {"shares_e8": units, "price_e8": 10**8, "proceeds_account": "book:fees", "fee_units": 0, "last": units % 2 == 1}
+            self.ask(fill(subscription=number, **terms))
 
     def freeze(self, holder: str, account: str, kind: int) -> None:
         self.ask(

@@ -5,7 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from primary_market import HOUR_US, ONE, OTHER_REQUEST_ID, REQUEST_ID, USDC, evidence, issue, market, moment, policy
+from primary_market import (
+    COST,
+    FEE,
+    HOUR_US,
+    ONE,
+    OTHER_REQUEST_ID,
+    PRICE,
+    REQUEST_ID,
+    USDC,
+    evidence,
+    fill,
+    issue,
+    market,
+    moment,
+    policy,
+    settle,
+    subscribe,
+)
 from scenario import START_US, Scenario, account, cash, holder, stock
 
 from ledger.arithmetic import UNITS_MAX
@@ -47,13 +64,10 @@ from stockledger.v1.issuance_pb2 import (
     CancelSubscriptionRequest,
     FillSettled,
     FillsRescaled,
-    FillSubscriptionRequest,
     GetSubscriptionRequest,
     ListSubscriptionsRequest,
     RejectSubscriptionRequest,
-    RequestSubscriptionRequest,
     RescaledFill,
-    SettleFillRequest,
     SubscriptionEnded,
     SubscriptionFilled,
     SubscriptionRequested,
@@ -62,45 +76,10 @@ from stockledger.v1.issuance_pb2 import (
 from stockledger.v1.issuance_pb2 import Fill as FillMessage
 from stockledger.v1.issuance_pb2 import Subscription as SubscriptionMessage
 
-PRICE = 189_87 * 10**6
-"""189.87 at scale 1e8."""
-COST = 1_898_700_000
-"""Ten shares at that price, in USDC of 6 decimals."""
-FEE = 1 * USDC
 HALT = HaltInstrumentRequest(instrument="AAPLx", operations=[Operation.OPERATION_ISSUE])
 CASH_HALT = HaltInstrumentRequest(instrument="USDC", operations=[Operation.OPERATION_TRANSFER])
 AT_FILL = AmendInstrumentRequest(instrument="AAPLx", issue_policy=IssuePolicy.ISSUE_POLICY_AT_FILL)
 NO_FRANCE = SetEligibilityRequest(instrument="AAPLx", rule=EligibilityRule(effective_date="2026-11-01", barred_countries=["FR"]))
-
-
-def subscribe(**changes: Any) -> RequestSubscriptionRequest:
-    fields = {
-        "instrument": "AAPLx",
-        "account": "book:alice",
-        "cash_instrument": "USDC",
-        "cash_units": 2_000 * USDC,
-        "reference": "order 77",
-    }
-    return RequestSubscriptionRequest(**(fields | changes))
-
-
-def fill(**changes: Any) -> FillSubscriptionRequest:
-    fields: dict[str, Any] = {
-        "subscription": 1,
-        "shares_e8": 10 * ONE,
-        "price_e8": PRICE,
-        "fee_units": FEE,
-        "trade_date": "2026-11-20",
-        "settlement_date": "2026-11-23",
-        "proceeds_account": "book:issuer",
-        "fee_account": "book:fees",
-        "last": True,
-    }
-    return FillSubscriptionRequest(**(fields | changes))
-
-
-def settle(**changes: Any) -> SettleFillRequest:
-    return SettleFillRequest(**({"subscription": 1, "fill": 1} | changes))
 
 
 def booked_fill(**changes: Any) -> FillMessage:

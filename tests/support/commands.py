@@ -289,6 +289,21 @@ CHAIN_ACCOUNTS = [f"{chain}:{name}" for chain in ("memory:a", "memory:b") for na
 """Addresses of ours, and a key, at each of two chains."""
 
 
+def openings(draw: Draw, state: Any, chain: str) -> dict[str, Any]:
+    """What the wallet of somebody else's token held already, as measured at the cursor or a little off."""
+    if chain not in state.chains or draw(st.booleans()):
+        return {}
+    cursor = state.chains[chain].cursor
+    position = chains_pb2.ChainPosition(number=cursor.number + draw(st.sampled_from([0, 0, 0, 0, -1, 1])), hash=cursor.hash)
+    position.time.FromMicroseconds(cursor.time_us)
+    row = chains_pb2.OpeningHolding(
+        wallet=f"{chain}:{draw(st.sampled_from(['k1', 'k1', 'k1', 's1', 'd1']))}",
+        raw=draw(st.sampled_from(["5", "37", "40000", "0"])),
+        account=draw(st.sampled_from(["", *NAMES])),
+    )
+    return {"opening_holdings": [row], "opening_position": position}
+
+
 def deployment(draw: Draw, state: Any) -> Any:
     """Mostly a native token of one of the stocks that can do everything; or somebody else's, in a wallet of ours."""
     chain, symbol = one(draw, state.chains, "memory:none"), draw(st.sampled_from([*SYMBOLS, "OMNIx"]))
@@ -302,6 +317,7 @@ def deployment(draw: Draw, state: Any) -> Any:
             capabilities=chains_pb2.ChainCapability.values()[1:],
             wallets=[f"{chain}:k1"],
             halt_on_divergence=draw(st.booleans()),
+            **openings(draw, state, chain),
         )
     return chains_pb2.RegisterDeploymentRequest(
         chain=chain,
@@ -321,6 +337,7 @@ def amended_deployment(draw: Draw, state: Any) -> Any:
         chain=chain,
         instrument=instrument,
         **fields(draw, allotment_units=st.sampled_from([0, 10**6, 2 * 10**6]), halt_on_divergence=st.booleans()),
+        **(openings(draw, state, chain) if instrument == "OMNIx" else {}),
     )
 
 
@@ -503,7 +520,11 @@ MAKERS: dict[type[Any], Callable[[Draw, Any], Any]] = {
         instrument=paper(draw), account=name(draw, state), units=few(draw, 1000)
     ),
     _S.RequestSubscriptionRequest: lambda draw, state: _S.RequestSubscriptionRequest(
-        instrument=paper(draw), account=name(draw, state), cash_instrument=money(draw), cash_units=few(draw, 300)
+        instrument=paper(draw),
+        account=name(draw, state),
+        cash_instrument=money(draw),
+        cash_units=few(draw, 300),
+        receiving_account=draw(st.sampled_from(["", "", *CHAIN_WALLETS])),
     ),
     _S.FillSubscriptionRequest: lambda draw, state: _S.FillSubscriptionRequest(
         subscription=number_in(draw, state.subscriptions),

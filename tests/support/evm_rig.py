@@ -132,6 +132,19 @@ class EvmRig(WorkedRig):
     def mint_behind(self, token: str, destination: str, raw: int) -> None:
         self._act(self._at("bridge"), token, encode_call("StockToken", "crosschainMint(address,uint256)", _address(destination), raw))
 
+    def set_multiplier(self, token: str, multiplier: int, effective_time_us: int) -> bool:
+        """Let the issuer's administrator give a thief the role for one transaction; both changes are seen too."""
+        thief, seconds = self.make_wallet(), effective_time_us // 1_000_000
+        expected = self._ask(token, "newUIMultiplier()")
+        schedule = "scheduleMultiplier(bytes32,uint256,uint256,uint64,bytes)"
+        for sender, signature, arguments in (
+            (self._at("admin"), "grantRole(bytes32,address)", (roles.MULTIPLIER, _address(thief))),
+            (thief, schedule, (self.market.id(), expected, multiplier, seconds, b"stolen")),
+            (self._at("admin"), "revokeRole(bytes32,address)", (roles.MULTIPLIER, _address(thief))),
+        ):
+            self._act(sender, token, encode_call("StockToken", signature, *arguments))
+        return True
+
     def bar(self, token: str, account: str) -> bool:  # noqa: ARG002 - the list is of all tokens
         self.market.deny(_address(account))
         return True
@@ -150,6 +163,12 @@ class EvmRig(WorkedRig):
 
     def finalise(self) -> None:
         self.node.call("anvil_mine", "0x3")
+
+    def pass_time(self, until_us: int) -> bool:
+        seconds = until_us // 1_000_000
+        if self.node.time() < seconds:
+            self.node.mine_at(seconds)
+        return True
 
     def reorganise(self) -> bool:
         self.node.call("anvil_reorg", 1, [])

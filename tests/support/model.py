@@ -195,7 +195,8 @@ class Model:
         for outcome in event.outcomes:
             cause = self.crossings.get(int(outcome.instruction.partition("-")[0]))
             if outcome.returned_units:
-                self.move(cause.instrument, f"transit:{cause.chain}", getattr(cause, "source", ISSUANCE), outcome.returned_units)
+                origin = cause.account if hasattr(cause, "subscription") else getattr(cause, "source", ISSUANCE)
+                self.move(cause.instrument, f"transit:{cause.chain}", origin, outcome.returned_units)
             if outcome.hold:
                 self.holds[outcome.hold] = [cause.instrument, cause.account, cause.units]
                 self.redemptions[cause.redemption].hold = outcome.hold
@@ -203,6 +204,14 @@ class Model:
     def divergence_resolved(self, event: Any) -> None:
         if event.HasField("movement"):
             self.move(event.movement.instrument, event.movement.source, event.movement.destination, event.movement.units)
+
+    def deployment_registered(self, event: Any) -> None:
+        """What wallets of ours held already is owed by external."""
+        for opening in event.opening_holdings:
+            self.move(event.deployment.instrument, "ledger:external", opening.account, opening.units)
+        self.move(event.deployment.instrument, "ledger:external", "ledger:remainder", event.remainder_units)
+
+    deployment_amended = deployment_registered
 
     def deposit_attributed(self, event: Any) -> None:
         self.move(event.instrument, f"unattributed:{event.chain}", event.account, event.units)
@@ -216,11 +225,18 @@ class Model:
         self.take(request.hold, fill.cash_units + fill.fee_units + event.released_cash_units)
         self.move(request.cash_instrument, request.account, event.proceeds_account, fill.cash_units)
         self.move(request.cash_instrument, request.account, event.fee_account, fill.fee_units)
-        self.move(request.instrument, ISSUANCE, request.account, event.issued_units)
+        self.create(request, event)
 
     def fill_settled(self, event: Any) -> None:
-        request = self.subscriptions[event.subscription]
-        self.move(request.instrument, ISSUANCE, request.account, event.issued_units)
+        self.create(self.subscriptions[event.subscription], event)
+
+    def create(self, request: Any, event: Any) -> None:
+        """Units of a wallet wait in transit, and come back to who paid for them."""
+        if event.chain:
+            assert event.chain == request.receiving_account.rpartition(":")[0]
+            self.crossings[self.size - 1] = event
+        destination = f"transit:{event.chain}" if event.chain else request.account
+        self.move(request.instrument, ISSUANCE, destination, event.issued_units)
 
     def subscription_ended(self, event: Any) -> None:
         self.take(self.subscriptions[event.subscription].hold, event.released_cash_units)
@@ -314,7 +330,7 @@ WITHOUT_UNITS = frozenset({
     "custodian_registered", "custodian_key_rotated", "custody_account_opened", "evidence_recorded", "receipt_confirmed",
     "delivery_confirmed", "reserve_shortfall_raised", "reserve_shortfall_ended", "fills_rescaled", "redemption_filled",
     "action_announced", "entitlements_fixed", "action_completed", "action_cancelled", "chain_amended",
-    "deployment_registered", "deployment_amended", "chain_key_set",
+    "chain_key_set",
     "transactions_recorded", "transactions_died", "chain_reconciled", "divergence_raised", "wallet_swept", "anchor_requested",
     "multiplier_scheduled",
 })  # fmt: skip

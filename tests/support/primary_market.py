@@ -14,13 +14,18 @@ from scenario import START_US, Scenario, account, two_holders
 
 from ledger.rules.checks import utc_text
 from stockledger.v1.approvals_pb2 import ApprovalPolicy, SetApprovalPolicyRequest
-from stockledger.v1.issuance_pb2 import IssueUnitsRequest
+from stockledger.v1.issuance_pb2 import FillSubscriptionRequest, IssueUnitsRequest, RequestSubscriptionRequest, SettleFillRequest
 from stockledger.v1.reserves_pb2 import EvidenceKind, OpenCustodyAccountRequest, RecordEvidenceRequest, RegisterCustodianRequest
 
 HOUR_US = 3_600_000_000
 ONE = 10**8
 """One share at scale 1e8, and the units of one share at multiplier 1.0."""
 USDC = 10**6
+PRICE = 189_87 * 10**6
+"""189.87 at scale 1e8."""
+COST = 1_898_700_000
+"""Ten shares at that price, in USDC of 6 decimals."""
+FEE = 1 * USDC
 KEY = SigningKey(bytes([9]) * 32)
 REQUEST_ID = "01a2046a-3900-7000-8000-000000000001"
 OTHER_REQUEST_ID = "01a2046a-3900-7000-8000-000000000002"
@@ -59,14 +64,21 @@ def issue(**changes: Any) -> IssueUnitsRequest:
     return IssueUnitsRequest(**({"instrument": "AAPLx", "account": "book:alice", "units": 10 * ONE, "reference": "DTC 8841"} | changes))
 
 
+def reserve() -> tuple[Any, ...]:
+    """1,000 AAPL at a custodian."""
+    return (
+        RegisterCustodianRequest(custodian="alpaca", name="Alpaca", public_key=bytes(KEY.verify_key)),
+        OpenCustodyAccountRequest(custody_account="alpaca/AAPL-1", custodian="alpaca", isin="US0378331005", instrument="AAPLx"),
+        evidence(1_000),
+    )
+
+
 def market() -> Scenario:
     return Scenario().given(
         *two_holders(),
         account("book:issuer", "h-3"),
-        RegisterCustodianRequest(custodian="alpaca", name="Alpaca", public_key=bytes(KEY.verify_key)),
-        OpenCustodyAccountRequest(custody_account="alpaca/AAPL-1", custodian="alpaca", isin="US0378331005", instrument="AAPLx"),
+        *reserve(),
         OpenCustodyAccountRequest(custody_account="alpaca/USD", custodian="alpaca", isin="USDC", instrument="USDC"),
-        evidence(1_000),
         evidence(1_000_000, "alpaca/USD", "USDC"),
         policy("IssueUnits"),
         policy("FillSubscription"),
@@ -75,3 +87,33 @@ def market() -> Scenario:
         issue(instrument="USDC", account="book:alice", units=10_000 * USDC, reference="wire 1"),
         issue(instrument="USDC", account="book:issuer", units=50_000 * USDC, reference="wire 2"),
     )
+
+
+def subscribe(**changes: Any) -> RequestSubscriptionRequest:
+    fields = {
+        "instrument": "AAPLx",
+        "account": "book:alice",
+        "cash_instrument": "USDC",
+        "cash_units": 2_000 * USDC,
+        "reference": "order 77",
+    }
+    return RequestSubscriptionRequest(**(fields | changes))
+
+
+def fill(**changes: Any) -> FillSubscriptionRequest:
+    fields: dict[str, Any] = {
+        "subscription": 1,
+        "shares_e8": 10 * ONE,
+        "price_e8": PRICE,
+        "fee_units": FEE,
+        "trade_date": "2026-11-20",
+        "settlement_date": "2026-11-23",
+        "proceeds_account": "book:issuer",
+        "fee_account": "book:fees",
+        "last": True,
+    }
+    return FillSubscriptionRequest(**(fields | changes))
+
+
+def settle(**changes: Any) -> SettleFillRequest:
+    return SettleFillRequest(**({"subscription": 1, "fill": 1} | changes))

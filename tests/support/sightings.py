@@ -58,6 +58,8 @@ def observed(draw: Any, state: Any) -> Any:
     tokens = [each.token for each in state.deployments.values() if each.chain == name]
     for _ in range(draw(st.integers(0, 3)) if tokens else 0):
         found.observations.append(_of_others(draw, state, name, draw(st.sampled_from(sorted(tokens)))))
+    if tokens and draw(st.booleans()):
+        found.multipliers.add(token=draw(st.sampled_from(sorted(tokens))), multiplier=str(10**18))
     for index, each in enumerate(found.observations):
         each.number, each.index = number, index
     for landed in found.landed:
@@ -100,6 +102,9 @@ def _of_others(draw: Any, state: Any, chain: str, token: str) -> chains_pb2.Obse
     of_all = kind in (ObservationKind.OBSERVATION_KIND_AUTHORITY, ObservationKind.OBSERVATION_KIND_BAR)
     return chains_pb2.Observation(
         kind=kind,
+        old_value=draw(st.sampled_from([str(10**18), "0", str(2 * 10**18)])),
+        effective_time=_MOMENT,
+        time=_MOMENT,
         token=draw(st.sampled_from([token, ""])) if of_all else token,
         transaction="0xothers",
         source=draw(ends),

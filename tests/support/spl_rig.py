@@ -22,6 +22,7 @@ from chain_adapters.spl import programs, token_2022
 from chain_adapters.spl.adapter import SplAdapter, connect
 from chain_adapters.spl.addresses import associated_account, chain_id
 from chain_adapters.spl.fate import final_nonce
+from chain_adapters.spl.multiplier import encode_multiplier
 from chain_adapters.spl.signing import ChainSigner, KeypairSigner, sign
 from chain_adapters.spl.token_2022 import AuthorityKind
 from stockledger.v1.chains_pb2 import ChainCapability, ChainKey, ChainKeyRole, Deployment, DeploymentKind
@@ -163,6 +164,12 @@ class SplRig(WorkedRig):
         minted = token_2022.mint_to(made.mint, account, minter.public_key, units=raw, decimals=made.setup.decimals)
         self._run([self._opened(made, destination), minted], minter)
 
+    def set_multiplier(self, token: str, multiplier: int, effective_time_us: int) -> bool:
+        made = self._tokens[token]
+        bits, seconds = encode_multiplier(multiplier), effective_time_us // 1_000_000
+        self._run([token_2022.update_multiplier(made.mint, made.scaler.public_key, bits, seconds)], made.scaler)
+        return True
+
     def bar(self, token: str, account: str) -> bool:
         """Freeze an account with the ledger's key, behind its back."""
         made = self._tokens[token]
@@ -193,6 +200,12 @@ class SplRig(WorkedRig):
         """Wait until the slot after the newest is final: what was sent before is in it at the latest, or in none."""
         newest = self.spl.client.latest_slot() + 1
         wait_for(lambda: self.spl.client.finalized_slot() >= newest)
+
+    def pass_time(self, until_us: int) -> bool:
+        """Move the clock of the programs, and with it the slots; the time of blocks follows within a second."""
+        if self.spl.clock() * 1_000_000 < until_us:
+            self.spl.travel(until_us // 1_000_000)
+        return True
 
     def reorganise(self) -> bool:
         """Say no: the node runs one fork, and has no way to take a slot back."""

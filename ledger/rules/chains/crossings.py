@@ -148,6 +148,14 @@ def find_minting(state: State, instrument: Instrument, account: Account) -> Depl
     return deployment
 
 
+def check_own_wallet(state: State, wallet: Account, account: Account) -> None:
+    """Refuse a wallet that takes no part now, or is of another holder than the account in the book beside it."""
+    check_party(state, wallet)
+    if wallet.holder != account.holder:
+        message = f"{wallet.name} is of holder {wallet.holder!r}, {account.name} of {account.holder}"
+        raise refusal(Reason.REASON_STATE_UNFIT, message, wallet=wallet.name, account=account.name)
+
+
 def find_burning(state: State, instrument: Instrument, wallet: Account) -> Deployment:
     """Return the native deployment at whose chain units of a wallet are to be burned."""
     deployment = _deployment_at(state, instrument, wallet)

@@ -10,12 +10,14 @@ the projection.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
 from ledger import records
 from ledger.caip import check_chain, parse_token
 from ledger.errors import refusal
 from ledger.rules.addresses import check_address
+from ledger.rules.chains.openings import book_openings, check_opening_fields, check_openings
 from ledger.rules.chains.places import NATIVE, OMNIBUS, find_deployment, units_there
 from ledger.rules.chains.registration import find_chain
 from ledger.rules.checks import check_enum, check_present, check_units_or_zero, find_instrument
@@ -24,6 +26,7 @@ from stockledger.v1.chains_pb2 import (
     AmendDeploymentRequest,
     AmendDeploymentResponse,
     ChainCapability,
+    ChainMultiplier,
     Deployment,
     DeploymentAmended,
     DeploymentKind,
@@ -109,6 +112,7 @@ def _check_form(command: RegisterDeploymentRequest) -> None:
     _check_limits(command.withdrawal_limits)
     _check_wallets("wallets", command.wallets, command.chain)
     _check_kind_fields(command.kind, command.allotment_units, command.wallets, limits_set=command.HasField("withdrawal_limits"))
+    check_opening_fields(command, command.kind)
 
 
 def _check_kind_fields(kind: int, allotment_units: int, wallets: Sequence[str], *, limits_set: bool) -> None:
@@ -154,8 +158,10 @@ def decide_register(state: State, command: RegisterDeploymentRequest, context: C
         withdrawal_limits=command.withdrawal_limits if command.HasField("withdrawal_limits") else None,
         halt_on_divergence=command.halt_on_divergence,
     )
+    registered = DeploymentRegistered(deployment=deployment)
+    _open(state, registered, command, context)
     return [
-        DeploymentRegistered(deployment=deployment),
+        registered,
         *schedule_events(
             state,
             instrument.symbol,
@@ -165,6 +171,16 @@ def decide_register(state: State, command: RegisterDeploymentRequest, context: C
             deployed=command.kind == NATIVE,
         ),
     ]
+
+
+def _open(state: State, event: Any, command: Any, context: Context) -> None:
+    """Add to an event what wallets of ours held already, if they are said to."""
+    opened, remainder, dust = check_openings(state, command, _record_of(event.deployment), context.decision_time_us)
+    if opened:
+        event.opening_holdings.extend(opened)
+        event.remainder_units = remainder
+        event.opening_position.CopyFrom(command.opening_position)
+        event.deployment.dust_raw = str(dust) if dust else ""
 
 
 def _check_decimals(instrument: records.Instrument, command: RegisterDeploymentRequest) -> None:
@@ -195,7 +211,19 @@ def _record_of(deployment: Deployment) -> records.Deployment:
         dust_raw=int(deployment.dust_raw or 0),
         observed_multiplier=int(deployment.observed_multiplier or 0),
         paused_operations=frozenset(deployment.paused_operations),
+        chain_multiplier=int(deployment.chain_multiplier.multiplier) if deployment.HasField("chain_multiplier") else -1,
+        chain_next_multiplier=int(deployment.chain_multiplier.next_multiplier or 0),
+        chain_next_time_us=deployment.chain_multiplier.next_effective_time.ToMicroseconds(),
     )
+
+
+def multiplier_message(deployment: records.Deployment) -> ChainMultiplier:
+    """Return how the multiplier of a deployment stands on its chain."""
+    message = ChainMultiplier(token=deployment.token, multiplier=str(deployment.chain_multiplier))
+    if deployment.chain_next_multiplier:
+        message.next_multiplier = str(deployment.chain_next_multiplier)
+        message.next_effective_time.FromMicroseconds(deployment.chain_next_time_us)
+    return message
 
 
 def deployment_message(deployment: records.Deployment) -> Deployment:
@@ -214,6 +242,7 @@ def deployment_message(deployment: records.Deployment) -> Deployment:
         dust_raw=str(deployment.dust_raw) if deployment.dust_raw else "",
         observed_multiplier=str(deployment.observed_multiplier) if deployment.observed_multiplier else "",
         paused_operations=sorted(deployment.paused_operations),  # type: ignore[arg-type]
+        chain_multiplier=multiplier_message(deployment) if deployment.chain_multiplier >= 0 else None,
     )
     if deployment.units_per_withdrawal_max or deployment.units_per_day_max:
         message.withdrawal_limits.units_per_withdrawal_max = deployment.units_per_withdrawal_max
@@ -222,12 +251,13 @@ def deployment_message(deployment: records.Deployment) -> Deployment:
 
 
 def evolve_registered(state: State, event: DeploymentRegistered, decided: Decided) -> None:
-    record = _record_of(event.deployment)
+    record = dataclasses.replace(_record_of(event.deployment), registered_time_us=decided.decision_time_us)
     key = (record.instrument, record.chain)
     state.put(state.deployments, key, record)
     state.put(state.deployment_of_token, record.token, key)
     chains = tuple(sorted((*state.chains_of_instrument.get(record.instrument, ()), record.chain)))
     state.put(state.chains_of_instrument, record.instrument, chains)
+    book_openings(state, event)
 
 
 def decide_amend(state: State, command: AmendDeploymentRequest, context: Context) -> list[DeploymentAmended]:
@@ -239,6 +269,7 @@ def decide_amend(state: State, command: AmendDeploymentRequest, context: Context
     _check_wallets("replace_wallets", command.replace_wallets, command.chain)
     find_chain(state, command.chain)
     deployment = find_deployment(state, command.instrument, command.chain)
+    check_opening_fields(command, deployment.kind)
     if command.replace_wallets or command.HasField("withdrawal_limits") or deployment.kind == OMNIBUS:
         wallets = command.replace_wallets or deployment.wallets
         limits_set = command.HasField("withdrawal_limits")
@@ -253,10 +284,12 @@ def decide_amend(state: State, command: AmendDeploymentRequest, context: Context
         message = f"{there} {deployment.instrument} are on {deployment.chain} or on their way there"
         raise refusal(Reason.REASON_INSTRUMENT_NOT_EMPTY, message, instrument=deployment.instrument, units=there)
     before, after = deployment_message(deployment), _amended(deployment, command)
-    if before == after:
+    if before == after and not command.opening_holdings:
         message = f"nothing of {deployment.instrument} on {deployment.chain} would change"
         raise refusal(Reason.REASON_NOTHING_TO_CHANGE, message, chain=deployment.chain, instrument=deployment.instrument)
-    return [DeploymentAmended(deployment=after)]
+    amended = DeploymentAmended(deployment=after)
+    _open(state, amended, command, context)
+    return [amended]
 
 
 def _check_new_allotment(state: State, deployment: records.Deployment, allotment_units: int, there: int) -> None:
@@ -295,8 +328,10 @@ def _amended(deployment: records.Deployment, command: AmendDeploymentRequest) ->
 
 
 def evolve_amended(state: State, event: DeploymentAmended, decided: Decided) -> None:
-    record = _record_of(event.deployment)
-    state.put(state.deployments, (record.instrument, record.chain), record)
+    key = (event.deployment.instrument, event.deployment.chain)
+    record = dataclasses.replace(_record_of(event.deployment), registered_time_us=state.deployments[key].registered_time_us)
+    state.put(state.deployments, key, record)
+    book_openings(state, event)
 
 
 COMMANDS: dict[type[Any], tuple[Any, type[Any]]] = {

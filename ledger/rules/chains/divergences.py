@@ -19,6 +19,7 @@ from ledger import records
 from ledger.caip import check_chain
 from ledger.errors import refusal
 from ledger.rules.addresses import check_address
+from ledger.rules.chains.in_force import expected_multiplier, is_encoding_of, without_chain_multiplier
 from ledger.rules.chains.omnibus import is_ours, omnibus_owed, omnibus_reserve
 from ledger.rules.chains.places import NATIVE, OMNIBUS, find_deployment, move
 from ledger.rules.chains.projection import ISSUANCE_NAME
@@ -66,7 +67,6 @@ FIGURES_MAX: Final = 10_000
 FIGURES_PER_ENTRY_MAX: Final = 200
 """At most 290 bytes each with the longest names: 58,000 of a leaf's 65,535 bytes."""
 FIGURE_LENGTH_MAX: Final = 128
-_F64_BITS: Final = 52
 
 
 class Raiser:
@@ -140,21 +140,6 @@ def evolve_raised(state: State, event: DivergenceRaised, decided: Decided) -> No
 
 
 # ---- figures held together -----------------------------------------------------------------------------------------------------------
-
-
-def is_encoding_of(found: int, wanted: int) -> bool:
-    """Tell whether a multiplier read from a chain is one encoding of another: exact, or the nearest that an f64 can be.
-
-    Example: 1.1 at scale 1e18 as f64 is 1100000000000000088, which is 1.1 still.
-    """
-    return abs(found - wanted) << _F64_BITS <= wanted
-
-
-def expected_multiplier(state: State, instrument: str) -> tuple[int, ...]:
-    """Return what a chain may say a unit stands for: what it does now, and what it will from a moment set ahead."""
-    scheduled = state.scheduled_multipliers.get(instrument)
-    now = state.instruments[instrument].multiplier
-    return (now,) if scheduled is None else (now, scheduled.multiplier)
 
 
 def _expected_raw(state: State, deployment: records.Deployment, account: str) -> int:
@@ -379,6 +364,8 @@ def evolve_resolved(state: State, event: DivergenceResolved, decided: Decided) -
         move(state, state.instruments[moved.instrument], source, destination, moved.units)
     if event.HasField("cursor"):
         set_cursor(state, divergence.chain, event.cursor)
+        for key in [key for key in state.deployments if key[1] == divergence.chain]:
+            state.put(state.deployments, key, without_chain_multiplier(state.deployments[key]))
 
 
 def set_cursor(state: State, chain: str, position: ChainPosition) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ledger.arithmetic import divide_floor
 from ledger.rules.accounts import add_account
-from ledger.rules.chains.divergences import expected_multiplier, is_encoding_of, set_cursor
+from ledger.rules.chains.divergences import set_cursor
 from ledger.rules.chains.endings import (
     BURN,
     FOR_EVER,
@@ -34,6 +34,7 @@ from ledger.rules.chains.endings import (
     returnable_units,
     stays_refused,
 )
+from ledger.rules.chains.in_force import expected_multiplier, held_together, is_encoding_of, keep_seen, with_chain_multiplier
 from ledger.rules.chains.omnibus import is_ours, omnibus_reserve
 from ledger.rules.chains.places import NATIVE, OMNIBUS, move, raw_of_units
 from ledger.rules.chains.projection import ISSUANCE_NAME, paused_operations
@@ -67,12 +68,12 @@ if TYPE_CHECKING:
     from ledger.records import Deployment, Instruction, OpenTransaction
     from ledger.rules.context import Context, Decided
     from ledger.state import State
-    from stockledger.v1.chains_pb2 import LandedTransaction
+    from stockledger.v1.chains_pb2 import ChainMultiplier, LandedTransaction
 
 FINAL, OPEN = InstructionState.INSTRUCTION_STATE_FINAL, InstructionState.INSTRUCTION_STATE_OPEN
 RECORDED, REFUSED = InstructionState.INSTRUCTION_STATE_RECORDED, InstructionState.INSTRUCTION_STATE_REFUSED
 SEEN_TRANSFER, SEEN_MINT = ObservationKind.OBSERVATION_KIND_TRANSFER, ObservationKind.OBSERVATION_KIND_MINT
-SEEN_BURN = ObservationKind.OBSERVATION_KIND_BURN
+SEEN_BURN, SEEN_IN_FORCE = ObservationKind.OBSERVATION_KIND_BURN, ObservationKind.OBSERVATION_KIND_MULTIPLIER_IN_FORCE
 MOVEMENTS: Final = frozenset({SEEN_TRANSFER, SEEN_MINT, SEEN_BURN})
 _OPERATION_OF: Final = {
     SEEN_TRANSFER: Operation.OPERATION_TRANSFER,
@@ -136,6 +137,8 @@ def decide_observe(state: State, command: RecordObservationsRequest, context: Co
         _end_unseen(walk, sent)
     for text in seen.satisfied_instructions:
         _satisfy(walk, text)
+    for standing in seen.multipliers:
+        walk.add(multiplier=standing)
     for symbol, other in sorted(state.deployments):
         if other == chain.chain and any(key[1] == symbol for key in walk.wallet_raw):
             _hold_wallets_together(walk, state.deployments[symbol, other])
@@ -427,7 +430,14 @@ def _hold_wallets_together(walk: Walk, deployment: Deployment) -> None:
 def _control(walk: Walk, ours: _Ours, seen: Observation, deployment: Deployment) -> None:
     """Note a freeze, a pause, a multiplier, an allotment or an authority; of a token of ours, tell what nobody decided."""
     walk.add(effect=ObservedEffect(observation=seen, instrument=deployment.instrument))
-    if deployment.kind == OMNIBUS or seen.transaction in ours.transactions:
+    if deployment.kind == OMNIBUS:
+        return
+    if seen.kind == SEEN_IN_FORCE:  # what was set by us may have come too late; what a token came with is put right by SET_MULTIPLIER
+        expected, found, agrees = held_together(walk.state, deployment, seen)
+        if not agrees and int(seen.old_value):
+            _tell(walk, seen, deployment, DivergenceKind.DIVERGENCE_KIND_MULTIPLIER_IN_FORCE, expected=expected, found=found)
+        return
+    if seen.transaction in ours.transactions:
         return
     expected, found, agrees = _wanted(walk.state, seen, deployment)
     if not agrees:
@@ -495,8 +505,12 @@ def _names(operations: frozenset[int]) -> str:
 def evolve_observed(state: State, event: RangeObserved, decided: Decided) -> None:
     for number, name in enumerate(event.opened_accounts, event.first_opened_number):
         add_account(state, name, number, "")
-    for effect in event.effects:
+    for position, effect in enumerate(event.effects):
         _book_effect(state, event.chain, effect)
+        if effect.observation.kind == SEEN_IN_FORCE:
+            keep_seen(state, event.chain, effect, position, decided)
+    for standing in event.multipliers:
+        _book_multiplier(state, standing)
     for landed in event.landed:
         _close_transaction(state, landed)
     for outcome in event.outcomes:
@@ -527,6 +541,13 @@ def _book_effect(state: State, chain: str, effect: ObservedEffect) -> None:
             _change_wallet(state, (chain, effect.instrument, seen.source), -raw)
         if seen.kind != SEEN_BURN and is_ours(state, deployment, seen.destination):
             _change_wallet(state, (chain, effect.instrument, seen.destination), raw)
+
+
+def _book_multiplier(state: State, standing: ChainMultiplier) -> None:
+    """Book how a multiplier stands on its chain at the cursor: what the reader goes on from."""
+    key = state.deployment_of_token[standing.token]
+    following, time_us = int(standing.next_multiplier or 0), standing.next_effective_time.ToMicroseconds()
+    state.put(state.deployments, key, with_chain_multiplier(state.deployments[key], int(standing.multiplier), following, time_us))
 
 
 def _change_wallet(state: State, key: tuple[str, str, str], raw: int) -> None:

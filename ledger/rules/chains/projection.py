@@ -151,6 +151,13 @@ def _issued(state: State, event: Any, decided: Decided) -> Iterator[Instruction]
         yield _to_chain(state, event.instrument, event.account, event.units, decided, origin=ISSUANCE_NAME, owner=event.account)
 
 
+def _subscribed(state: State, event: Any, decided: Decided) -> Iterator[Instruction]:
+    """Mint units of a subscription at its wallet; they come back to the account that paid, should the chain refuse them."""
+    if event.chain:
+        wallet = event.receiving_account
+        yield _to_chain(state, event.instrument, wallet, event.issued_units, decided, origin=event.account, owner=wallet)
+
+
 def _redemption_requested(state: State, event: Any, decided: Decided) -> Iterator[Instruction]:
     if event.wallet:
         yield _make(
@@ -383,6 +390,8 @@ PROJECTED: Final[dict[str, Projection]] = {
     "units_transferred": _transferred,
     "units_transferred_by_force": _transferred_by_force,
     "units_issued": _issued,
+    "subscription_filled": _subscribed,
+    "fill_settled": _subscribed,
     "redemption_requested": _redemption_requested,
     "range_observed": _observed,
     "instruction_abandoned": _abandoned,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ledger import records
     from ledger.state import State
-    from stockledger.v1.chains_pb2 import ChainPosition, LandedTransaction, Observation, ObservedRange
+    from stockledger.v1.chains_pb2 import ChainMultiplier, ChainPosition, LandedTransaction, Observation, ObservedRange
 
 OBSERVATIONS_MAX: Final = 10_000
 TRANSACTION_LENGTH_MAX: Final = 128
@@ -41,6 +41,7 @@ _TRANSFER, _MINT, _BURN = (
 )
 _FREEZE, _FREEZE_UNITS = ObservationKind.OBSERVATION_KIND_FREEZE, ObservationKind.OBSERVATION_KIND_FREEZE_UNITS
 _MULTIPLIER, _ALLOTMENT = ObservationKind.OBSERVATION_KIND_MULTIPLIER, ObservationKind.OBSERVATION_KIND_ALLOTMENT
+_IN_FORCE = ObservationKind.OBSERVATION_KIND_MULTIPLIER_IN_FORCE
 _AUTHORITY, _BAR = ObservationKind.OBSERVATION_KIND_AUTHORITY, ObservationKind.OBSERVATION_KIND_BAR
 _WITH_SOURCE: Final = frozenset({_TRANSFER, _BURN, _FREEZE, _FREEZE_UNITS, _BAR})
 _WITH_DESTINATION: Final = frozenset({_TRANSFER, _MINT})
@@ -81,7 +82,8 @@ def check_observation(state: State, seen: Observation, chain: str) -> None:
     kind = check_enum("kind", seen.kind, ObservationKind)
     if (seen.token or kind not in _WITHOUT_TOKEN) and parse_token("token", seen.token).chain != chain:
         raise _malformed("token", f"{seen.token!r} is not on {chain}", seen.token)
-    check_text("transaction", seen.transaction, TRANSACTION_LENGTH_MAX)
+    if seen.transaction or kind != _IN_FORCE:
+        check_text("transaction", seen.transaction, TRANSACTION_LENGTH_MAX)
     if seen.index < 0:
         raise _malformed("index", f"is {seen.index}, it counts from 0", seen.index)
     if kind in _WITH_SOURCE:
@@ -90,13 +92,17 @@ def check_observation(state: State, seen: Observation, chain: str) -> None:
         _check_account(state, "destination", seen.destination, chain)
     if kind in _WITH_RAW:
         check_raw("raw", seen.raw)
-    if kind == _MULTIPLIER:
+    if kind in {_MULTIPLIER, _IN_FORCE}:
         check_raw("value", seen.value)
+    if kind == _IN_FORCE:
+        check_raw("old_value", seen.old_value)
+        time_us("effective_time", seen.effective_time)
+        time_us("time", seen.time)
     if kind in (_FREEZE, _BAR) and seen.value not in {"true", "false"}:
         raise _malformed("value", f"{seen.value!r} is neither true nor false", seen.value)
     if kind in (_AUTHORITY, _BAR):
         check_text("subject", seen.subject)
-    for field, text in (("subject", seen.subject), ("value", seen.value), ("raw", seen.raw)):
+    for field, text in (("subject", seen.subject), ("value", seen.value), ("raw", seen.raw), ("old_value", seen.old_value)):
         check_length(field, text)
     for field, text in (("source", seen.source), ("destination", seen.destination)):
         check_length(field, text, ACCOUNT_LENGTH_MAX)
@@ -110,6 +116,15 @@ def check_observation(state: State, seen: Observation, chain: str) -> None:
         raise _malformed("encoding", f"has {len(seen.encoding)} bytes, at most {ENCODING_BYTES_MAX} may be", len(seen.encoding))
     if seen.instruction:
         _check_instruction("instruction", seen.instruction)
+
+
+def _check_multiplier(state: State, standing: ChainMultiplier, chain: str) -> None:
+    if parse_token("multipliers", standing.token).chain != chain:
+        raise _malformed("multipliers", f"has {standing.token!r}, which is not on {chain}", standing.token)
+    check_raw("multiplier", standing.multiplier)
+    if standing.next_multiplier:
+        check_raw("next_multiplier", standing.next_multiplier)
+        time_us("next_effective_time", standing.next_effective_time)
 
 
 def _check_instruction(field: str, text: str) -> None:
@@ -140,15 +155,19 @@ def check_range(state: State, seen: ObservedRange) -> tuple[records.Chain, recor
         _check_landed(landed, seen.chain)
     for text in seen.satisfied_instructions:
         _check_instruction("satisfied_instructions", text)
+    for standing in seen.multipliers:
+        _check_multiplier(state, standing, seen.chain)
+    if len({standing.token for standing in seen.multipliers}) < len(seen.multipliers):
+        raise _malformed("multipliers", "has one token twice", "")
     if len({observation.number for observation in seen.observations}) > 1:
         _check_not_too_many("observations", len(seen.observations))
     _check_not_too_many("landed", len(seen.landed))
     _check_not_too_many("satisfied_instructions", len(seen.satisfied_instructions))
     chain = find_chain(state, seen.chain)
-    for observation in seen.observations:
-        if observation.token and observation.token not in state.deployment_of_token:
-            message = f"the token {observation.token} is of no deployment on {chain.chain}"
-            raise refusal(Reason.REASON_DEPLOYMENT_NOT_FOUND, message, chain=chain.chain, token=observation.token)
+    for token in (*(each.token for each in seen.observations if each.token), *(each.token for each in seen.multipliers)):
+        if token not in state.deployment_of_token:
+            message = f"the token {token} is of no deployment on {chain.chain}"
+            raise refusal(Reason.REASON_DEPLOYMENT_NOT_FOUND, message, chain=chain.chain, token=token)
     check_cursor("after", after, chain)
     check_order("through", (after.number, 0), [(through.number, 0)], through.number)
     check_order("observations", (after.number + 1, -1), [(each.number, each.index) for each in seen.observations], through.number)

@@ -15,7 +15,15 @@ from ledger.rules.chains.divergences import Raiser
 from ledger.rules.checks import rule_in_force
 from ledger.state import EXTERNAL, ISSUANCE
 from stockledger.v1.accounts_pb2 import HolderState
-from stockledger.v1.chains_pb2 import Breach, InstructionOutcome, LandedTransaction, ObservedEffect, ObservedMovement, RangeObserved
+from stockledger.v1.chains_pb2 import (
+    Breach,
+    ChainMultiplier,
+    InstructionOutcome,
+    LandedTransaction,
+    ObservedEffect,
+    ObservedMovement,
+    RangeObserved,
+)
 
 if TYPE_CHECKING:
     from ledger.records import Account, Chain, Instruction, Instrument
@@ -35,9 +43,11 @@ class Row(NamedTuple):
     effect: ObservedEffect | None = None
     outcome: InstructionOutcome | None = None
     landed: LandedTransaction | None = None
+    multiplier: ChainMultiplier | None = None
 
     def byte_count(self) -> int:
-        messages = sum(each.ByteSize() + _ROW_BYTES for each in (self.effect, self.outcome, self.landed) if each is not None)
+        rows = (self.effect, self.outcome, self.landed, self.multiplier)
+        messages = sum(each.ByteSize() + _ROW_BYTES for each in rows if each is not None)
         return messages + sum(len(name.encode()) + _ROW_BYTES for name in self.opened)
 
 
@@ -151,10 +161,15 @@ class Walk:
     # ---- what comes out
 
     def add(
-        self, *, effect: ObservedEffect | None = None, outcome: InstructionOutcome | None = None, landed: LandedTransaction | None = None
+        self,
+        *,
+        effect: ObservedEffect | None = None,
+        outcome: InstructionOutcome | None = None,
+        landed: LandedTransaction | None = None,
+        multiplier: ChainMultiplier | None = None,
     ) -> None:
         """Add a row, with the accounts that were opened for it."""
-        self.rows.append(Row(tuple(self._opened), effect, outcome, landed))
+        self.rows.append(Row(tuple(self._opened), effect, outcome, landed, multiplier))
         self._opened.clear()
 
     def end(self, instruction: Instruction, outcome: InstructionOutcome, effect: ObservedEffect | None = None) -> None:
@@ -180,6 +195,7 @@ class Walk:
             part.effects.extend(each for each in (row.effect,) if each is not None)
             part.outcomes.extend(each for each in (row.outcome,) if each is not None)
             part.landed.extend(each for each in (row.landed,) if each is not None)
+            part.multipliers.extend(each for each in (row.multiplier,) if each is not None)
             used += needed
         return found
 

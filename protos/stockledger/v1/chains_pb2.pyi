@@ -387,6 +387,10 @@ class _ObservationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Obser
     """At most `raw` may exist from now on."""
     OBSERVATION_KIND_AUTHORITY: _ObservationKind.ValueType  # 9
     """`subject` (a role, an authority, "code") has changed to `value` (an address, "" for nobody, a hash of code)."""
+    OBSERVATION_KIND_MULTIPLIER_IN_FORCE: _ObservationKind.ValueType  # 10
+    """`value` took the place of `old_value` as the multiplier in force, as it was set to: the first block or slot at or after `effective_time`, before anything else in it, or right
+    after the MULTIPLIER that set it for a time not ahead. A chain itself tells nothing then; the reader tells it by the chain's clock.
+    """
     OBSERVATION_KIND_BAR: _ObservationKind.ValueType  # 11
     """`source` takes part in nothing any more by `subject` (a list), or may again: `value` is "true" or "false". The ledger bars nobody."""
 
@@ -413,6 +417,10 @@ OBSERVATION_KIND_ALLOTMENT: ObservationKind.ValueType  # 8
 """At most `raw` may exist from now on."""
 OBSERVATION_KIND_AUTHORITY: ObservationKind.ValueType  # 9
 """`subject` (a role, an authority, "code") has changed to `value` (an address, "" for nobody, a hash of code)."""
+OBSERVATION_KIND_MULTIPLIER_IN_FORCE: ObservationKind.ValueType  # 10
+"""`value` took the place of `old_value` as the multiplier in force, as it was set to: the first block or slot at or after `effective_time`, before anything else in it, or right
+after the MULTIPLIER that set it for a time not ahead. A chain itself tells nothing then; the reader tells it by the chain's clock.
+"""
 OBSERVATION_KIND_BAR: ObservationKind.ValueType  # 11
 """`source` takes part in nothing any more by `subject` (a list), or may again: `value` is "true" or "false". The ledger bars nobody."""
 Global___ObservationKind: _TypeAlias = ObservationKind  # noqa: Y015
@@ -485,6 +493,8 @@ class _DivergenceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Diverg
     """A transaction of ours succeeded without the effect of its instruction."""
     DIVERGENCE_KIND_HISTORY_CHANGED: _DivergenceKind.ValueType  # 10
     """What was final is no more: a reorganisation deeper than finality, or a node of another chain."""
+    DIVERGENCE_KIND_MULTIPLIER_IN_FORCE: _DivergenceKind.ValueType  # 11
+    """A multiplier took effect on chain that was not decided, or at another time than decided."""
 
 class DivergenceKind(_DivergenceKind, metaclass=_DivergenceKindEnumTypeWrapper):
     """In what ledger and chain disagree."""
@@ -511,6 +521,8 @@ DIVERGENCE_KIND_WITHOUT_EFFECT: DivergenceKind.ValueType  # 9
 """A transaction of ours succeeded without the effect of its instruction."""
 DIVERGENCE_KIND_HISTORY_CHANGED: DivergenceKind.ValueType  # 10
 """What was final is no more: a reorganisation deeper than finality, or a node of another chain."""
+DIVERGENCE_KIND_MULTIPLIER_IN_FORCE: DivergenceKind.ValueType  # 11
+"""A multiplier took effect on chain that was not decided, or at another time than decided."""
 Global___DivergenceKind: _TypeAlias = DivergenceKind  # noqa: Y015
 
 @_typing.final
@@ -634,6 +646,76 @@ class WithdrawalLimits(_message.Message):
 Global___WithdrawalLimits: _TypeAlias = WithdrawalLimits  # noqa: Y015
 
 @_typing.final
+class ChainMultiplier(_message.Message):
+    """How the multiplier of a token stands on its chain: one in force, and at most one set for a moment ahead."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    MULTIPLIER_FIELD_NUMBER: _builtins.int
+    NEXT_MULTIPLIER_FIELD_NUMBER: _builtins.int
+    NEXT_EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """CAIP-19 id of the token. Example: "eip155:1/erc20:0x9d275685dC284C8eB1C79f6ABA7a63Dc75ec890a"."""
+    multiplier: _builtins.str
+    """In force, at scale 1e18; "0": there is no token yet. Example: "1000000000000000000"."""
+    next_multiplier: _builtins.str
+    """Set for a moment ahead; empty: none is. Example: "10000000000000000000"."""
+    @_builtins.property
+    def next_effective_time(self) -> _timestamp_pb2.Timestamp:
+        """From when on it will be in force. Example: "2024-06-10T00:00:00Z"."""
+
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        multiplier: _builtins.str = ...,
+        next_multiplier: _builtins.str = ...,
+        next_effective_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_effective_time", b"next_effective_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["multiplier", b"multiplier", "next_effective_time", b"next_effective_time", "next_multiplier", b"next_multiplier", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChainMultiplier: _TypeAlias = ChainMultiplier  # noqa: Y015
+
+@_typing.final
+class OpeningHolding(_message.Message):
+    """What a wallet of ours held of somebody else's token before the ledger knew of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WALLET_FIELD_NUMBER: _builtins.int
+    RAW_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    wallet: _builtins.str
+    """Wallet or deposit address of ours, CAIP-10, of which nothing is in the books yet. Example: "eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F"."""
+    raw: _builtins.str
+    """Raw units of the token, decimal, above zero. Example: "1500000000000000000"."""
+    account: _builtins.str
+    """Who is credited, in the book; empty: the account a deposit address stands for, or unattributed:<chain>. Example: "book:treasury"."""
+    units: _builtins.int
+    """In events: whole units that are credited, rounded down. Example: 150000000."""
+    def __init__(
+        self,
+        *,
+        wallet: _builtins.str = ...,
+        raw: _builtins.str = ...,
+        account: _builtins.str = ...,
+        units: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "raw", b"raw", "units", b"units", "wallet", b"wallet"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpeningHolding: _TypeAlias = OpeningHolding  # noqa: Y015
+
+@_typing.final
 class Deployment(_message.Message):
     """An instrument on a chain."""
 
@@ -654,6 +736,7 @@ class Deployment(_message.Message):
     DUST_RAW_FIELD_NUMBER: _builtins.int
     OBSERVED_MULTIPLIER_FIELD_NUMBER: _builtins.int
     PAUSED_OPERATIONS_FIELD_NUMBER: _builtins.int
+    CHAIN_MULTIPLIER_FIELD_NUMBER: _builtins.int
     chain: _builtins.str
     """CAIP-2 id. Example: "eip155:1"."""
     instrument: _builtins.str
@@ -694,6 +777,10 @@ class Deployment(_message.Message):
     def paused_operations(self) -> _containers.RepeatedScalarFieldContainer[_common_pb2.Operation.ValueType]:
         """Operations paused as last seen on chain. Example: [OPERATION_TRANSFER]."""
 
+    @_builtins.property
+    def chain_multiplier(self) -> Global___ChainMultiplier:
+        """How its multiplier stands on chain at the chain's cursor; absent: not read yet, or the token has none. Example: {multiplier: "1000000000000000000"}."""
+
     def __init__(
         self,
         *,
@@ -712,14 +799,73 @@ class Deployment(_message.Message):
         dust_raw: _builtins.str = ...,
         observed_multiplier: _builtins.str = ...,
         paused_operations: _abc.Iterable[_common_pb2.Operation.ValueType] | None = ...,
+        chain_multiplier: Global___ChainMultiplier | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["withdrawal_limits", b"withdrawal_limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chain_multiplier", b"chain_multiplier", "withdrawal_limits", b"withdrawal_limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allotment_units", b"allotment_units", "capabilities", b"capabilities", "chain", b"chain", "decimals", b"decimals", "dust_raw", b"dust_raw", "halt_on_divergence", b"halt_on_divergence", "halting_divergences", b"halting_divergences", "instrument", b"instrument", "kind", b"kind", "observed_multiplier", b"observed_multiplier", "paused_operations", b"paused_operations", "retired", b"retired", "token", b"token", "wallets", b"wallets", "withdrawal_limits", b"withdrawal_limits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allotment_units", b"allotment_units", "capabilities", b"capabilities", "chain", b"chain", "chain_multiplier", b"chain_multiplier", "decimals", b"decimals", "dust_raw", b"dust_raw", "halt_on_divergence", b"halt_on_divergence", "halting_divergences", b"halting_divergences", "instrument", b"instrument", "kind", b"kind", "observed_multiplier", b"observed_multiplier", "paused_operations", b"paused_operations", "retired", b"retired", "token", b"token", "wallets", b"wallets", "withdrawal_limits", b"withdrawal_limits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Deployment: _TypeAlias = Deployment  # noqa: Y015
+
+@_typing.final
+class MultiplierChange(_message.Message):
+    """A multiplier took the place of another, in the ledger or on a chain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    OLD_MULTIPLIER_FIELD_NUMBER: _builtins.int
+    MULTIPLIER_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    instrument: _builtins.str
+    """The instrument. Example: "NVDAx"."""
+    place: _builtins.str
+    """Where: "book" for the ledger's own, which binds, or a chain by its CAIP-2 id. Example: "eip155:1"."""
+    old_multiplier: _builtins.str
+    """Before, at scale 1e18; "0": none was. Example: "1000000000000000000"."""
+    multiplier: _builtins.str
+    """From then on. Example: "10000000000000000000"."""
+    number: _builtins.int
+    """Number of that block or slot; 0 in the ledger. Example: 23456790."""
+    action: _builtins.str
+    """The action behind it; empty: set by hand, or on a chain. Example: "NVDA-2024-SPLF"."""
+    index: _builtins.int
+    """Index of the entry that booked it. Example: 4750."""
+    @_builtins.property
+    def effective_time(self) -> _timestamp_pb2.Timestamp:
+        """From when on it was to count: in the ledger the execution_time of its action, or when it was set by hand; on a chain what it was set to there. Example: "2024-06-10T00:00:00Z"."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it did: in the ledger when that was decided; on a chain the time of the first block or slot with it. Example: "2024-06-10T00:00:11Z"."""
+
+    def __init__(
+        self,
+        *,
+        instrument: _builtins.str = ...,
+        place: _builtins.str = ...,
+        old_multiplier: _builtins.str = ...,
+        multiplier: _builtins.str = ...,
+        effective_time: _timestamp_pb2.Timestamp | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        number: _builtins.int = ...,
+        action: _builtins.str = ...,
+        index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "effective_time", b"effective_time", "index", b"index", "instrument", b"instrument", "multiplier", b"multiplier", "number", b"number", "old_multiplier", b"old_multiplier", "place", b"place", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MultiplierChange: _TypeAlias = MultiplierChange  # noqa: Y015
 
 @_typing.final
 class ChainKey(_message.Message):
@@ -1227,12 +1373,14 @@ class Observation(_message.Message):
     EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
     ENCODING_FIELD_NUMBER: _builtins.int
     INSTRUCTION_FIELD_NUMBER: _builtins.int
+    OLD_VALUE_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
     kind: Global___ObservationKind.ValueType
     """What. Example: OBSERVATION_KIND_TRANSFER."""
     token: _builtins.str
     """CAIP-19 id of the token; empty, of a BAR or AUTHORITY: what all tokens of ours there go by. Example: "eip155:1/erc20:0x9d275685dC284C8eB1C79f6ABA7a63Dc75ec890a"."""
     transaction: _builtins.str
-    """Id of its transaction. Example: "0x5c50..."."""
+    """Id of its transaction; empty: none, for MULTIPLIER_IN_FORCE once its time has come. Example: "0x5c50..."."""
     number: _builtins.int
     """Number of its block or slot. Example: 23456790."""
     index: _builtins.int
@@ -1246,18 +1394,24 @@ class Observation(_message.Message):
     subject: _builtins.str
     """AUTHORITY, BAR. Example: "MINTER_ROLE"."""
     value: _builtins.str
-    """FREEZE, MULTIPLIER, AUTHORITY, BAR. Example: "10000000000000000000"."""
+    """FREEZE, MULTIPLIER, AUTHORITY, BAR, MULTIPLIER_IN_FORCE. Example: "10000000000000000000"."""
     encoding: _builtins.bytes
     """MULTIPLIER: its encoding on chain, as read. Example: 0x0000000000002440."""
     instruction: _builtins.str
     """The instruction this is the effect of, of a landed transaction of this range; empty: others did it. Example: "4711-0"."""
+    old_value: _builtins.str
+    """MULTIPLIER_IN_FORCE: what was in force before; "0": none. Example: "1000000000000000000"."""
     @_builtins.property
     def operations(self) -> _containers.RepeatedScalarFieldContainer[_common_pb2.Operation.ValueType]:
         """PAUSE. Example: [OPERATION_TRANSFER]."""
 
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
-        """MULTIPLIER: from when on. Example: "2024-06-10T00:00:00Z"."""
+        """MULTIPLIER, MULTIPLIER_IN_FORCE: from when on it was set to count. Example: "2024-06-10T00:00:00Z"."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """MULTIPLIER_IN_FORCE: when the chain says its block or slot was made. Example: "2024-06-10T00:00:11Z"."""
 
     def __init__(
         self,
@@ -1276,10 +1430,12 @@ class Observation(_message.Message):
         effective_time: _timestamp_pb2.Timestamp | None = ...,
         encoding: _builtins.bytes = ...,
         instruction: _builtins.str = ...,
+        old_value: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "effective_time", b"effective_time", "encoding", b"encoding", "index", b"index", "instruction", b"instruction", "kind", b"kind", "number", b"number", "operations", b"operations", "raw", b"raw", "source", b"source", "subject", b"subject", "token", b"token", "transaction", b"transaction", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "effective_time", b"effective_time", "encoding", b"encoding", "index", b"index", "instruction", b"instruction", "kind", b"kind", "number", b"number", "old_value", b"old_value", "operations", b"operations", "raw", b"raw", "source", b"source", "subject", b"subject", "time", b"time", "token", b"token", "transaction", b"transaction", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1297,6 +1453,7 @@ class ObservedRange(_message.Message):
     LANDED_FIELD_NUMBER: _builtins.int
     OBSERVATIONS_FIELD_NUMBER: _builtins.int
     SATISFIED_INSTRUCTIONS_FIELD_NUMBER: _builtins.int
+    MULTIPLIERS_FIELD_NUMBER: _builtins.int
     chain: _builtins.str
     """CAIP-2 id. Example: "eip155:1"."""
     @_builtins.property
@@ -1319,6 +1476,10 @@ class ObservedRange(_message.Message):
     def satisfied_instructions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Open instructions with a target (freeze, pause, multiplier, allotment, reserve) that the chain has reached by `through` without a transaction of theirs. Example: ["4711-1"]."""
 
+    @_builtins.property
+    def multipliers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChainMultiplier]:
+        """How multipliers stand at `through`, where that is not what the deployment says. Example: [{multiplier: "1000000000000000000"}]."""
+
     def __init__(
         self,
         *,
@@ -1328,10 +1489,11 @@ class ObservedRange(_message.Message):
         landed: _abc.Iterable[Global___LandedTransaction] | None = ...,
         observations: _abc.Iterable[Global___Observation] | None = ...,
         satisfied_instructions: _abc.Iterable[_builtins.str] | None = ...,
+        multipliers: _abc.Iterable[Global___ChainMultiplier] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "through", b"through"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "chain", b"chain", "landed", b"landed", "observations", b"observations", "satisfied_instructions", b"satisfied_instructions", "through", b"through"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "chain", b"chain", "landed", b"landed", "multipliers", b"multipliers", "observations", b"observations", "satisfied_instructions", b"satisfied_instructions", "through", b"through"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1770,7 +1932,8 @@ Global___AmendChainResponse: _TypeAlias = AmendChainResponse  # noqa: Y015
 class RegisterDeploymentRequest(_message.Message):
     """Register an instrument's token on a chain. Needs approval by default. Refusals in order: FIELD_*, UNITS_OUT_OF_RANGE, TOO_MANY_ITEMS (64 wallets), INSTRUMENT_NOT_FOUND, CHAIN_NOT_FOUND,
     ALREADY_EXISTS (instrument or token on this chain), INSTRUMENT_RETIRED, STATE_UNFIT (chain retired; native token of other decimals; instrument and deployment not both omnibus),
-    AUTHORISED_EXCEEDED (allotments of all chains together).
+    AUTHORISED_EXCEEDED (allotments of all chains together); and of opening_holdings ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, PLACE_UNFIT, STATE_UNFIT (no wallet of ours, or something of it is in
+    the books), EXPECTATION_FAILED (measured beyond the cursor, or there in another history), ACTION_DUE, INSTRUMENT_HALTED, ACCOUNT_*, HOLDER_*, UNITS_OUT_OF_RANGE.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1788,6 +1951,8 @@ class RegisterDeploymentRequest(_message.Message):
     WALLETS_FIELD_NUMBER: _builtins.int
     WITHDRAWAL_LIMITS_FIELD_NUMBER: _builtins.int
     HALT_ON_DIVERGENCE_FIELD_NUMBER: _builtins.int
+    OPENING_HOLDINGS_FIELD_NUMBER: _builtins.int
+    OPENING_POSITION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUIDv7 that makes a retry safe, scoped to the principal; empty: the ledger makes one. Example: "01932b7e-7c00-7000-8000-000000000001"."""
     validate_only: _builtins.bool
@@ -1822,6 +1987,14 @@ class RegisterDeploymentRequest(_message.Message):
     def withdrawal_limits(self) -> Global___WithdrawalLimits:
         """Omnibus. Example: {units_per_day_max: 1000000000000}."""
 
+    @_builtins.property
+    def opening_holdings(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpeningHolding]:
+        """Omnibus: what wallets and deposit addresses of ours hold already, at most 100. Example: [{wallet: "eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F", raw: "1500000000000000000"}]."""
+
+    @_builtins.property
+    def opening_position(self) -> Global___ChainPosition:
+        """Where these were measured: the cursor, or before it where nothing has moved there since. Example: {number: 23456789, hash: "0x88e9..."}."""
+
     def __init__(
         self,
         *,
@@ -1838,10 +2011,12 @@ class RegisterDeploymentRequest(_message.Message):
         wallets: _abc.Iterable[_builtins.str] | None = ...,
         withdrawal_limits: Global___WithdrawalLimits | None = ...,
         halt_on_divergence: _builtins.bool = ...,
+        opening_holdings: _abc.Iterable[Global___OpeningHolding] | None = ...,
+        opening_position: Global___ChainPosition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["not_after_time", b"not_after_time", "withdrawal_limits", b"withdrawal_limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["not_after_time", b"not_after_time", "opening_position", b"opening_position", "withdrawal_limits", b"withdrawal_limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allotment_units", b"allotment_units", "capabilities", b"capabilities", "chain", b"chain", "decimals", b"decimals", "halt_on_divergence", b"halt_on_divergence", "instrument", b"instrument", "kind", b"kind", "not_after_time", b"not_after_time", "request_id", b"request_id", "token", b"token", "validate_only", b"validate_only", "wallets", b"wallets", "withdrawal_limits", b"withdrawal_limits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allotment_units", b"allotment_units", "capabilities", b"capabilities", "chain", b"chain", "decimals", b"decimals", "halt_on_divergence", b"halt_on_divergence", "instrument", b"instrument", "kind", b"kind", "not_after_time", b"not_after_time", "opening_holdings", b"opening_holdings", "opening_position", b"opening_position", "request_id", b"request_id", "token", b"token", "validate_only", b"validate_only", "wallets", b"wallets", "withdrawal_limits", b"withdrawal_limits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1880,7 +2055,8 @@ Global___RegisterDeploymentResponse: _TypeAlias = RegisterDeploymentResponse  # 
 @_typing.final
 class AmendDeploymentRequest(_message.Message):
     """Change a deployment; absent fields stay, lists are replaced whole where replace_* says so. Needs approval by default. Refusals in order: FIELD_*, CHAIN_NOT_FOUND, DEPLOYMENT_NOT_FOUND,
-    STATE_UNFIT (retired), ALLOTMENT_EXCEEDED (below what is there and on its way), AUTHORISED_EXCEEDED, INSTRUMENT_NOT_EMPTY (retired with units there or on their way), NOTHING_TO_CHANGE.
+    STATE_UNFIT (retired), ALLOTMENT_EXCEEDED (below what is there and on its way), AUTHORISED_EXCEEDED, INSTRUMENT_NOT_EMPTY (retired with units there or on their way), NOTHING_TO_CHANGE; and of
+    opening_holdings as for RegisterDeployment.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1896,6 +2072,8 @@ class AmendDeploymentRequest(_message.Message):
     REPLACE_CAPABILITIES_FIELD_NUMBER: _builtins.int
     REPLACE_WALLETS_FIELD_NUMBER: _builtins.int
     RETIRED_FIELD_NUMBER: _builtins.int
+    OPENING_HOLDINGS_FIELD_NUMBER: _builtins.int
+    OPENING_POSITION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUIDv7 that makes a retry safe, scoped to the principal; empty: the ledger makes one. Example: "01932b7e-7c00-7000-8000-000000000001"."""
     validate_only: _builtins.bool
@@ -1926,6 +2104,14 @@ class AmendDeploymentRequest(_message.Message):
     def replace_wallets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """New list, if not empty. Example: ["eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F"]."""
 
+    @_builtins.property
+    def opening_holdings(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpeningHolding]:
+        """Omnibus: what wallets and deposit addresses of ours hold already, at most 100. Example: [{wallet: "eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F", raw: "1500000000000000000"}]."""
+
+    @_builtins.property
+    def opening_position(self) -> Global___ChainPosition:
+        """Where these were measured: the cursor, or before it where nothing has moved there since. Example: {number: 23456789, hash: "0x88e9..."}."""
+
     def __init__(
         self,
         *,
@@ -1940,10 +2126,12 @@ class AmendDeploymentRequest(_message.Message):
         replace_capabilities: _abc.Iterable[Global___ChainCapability.ValueType] | None = ...,
         replace_wallets: _abc.Iterable[_builtins.str] | None = ...,
         retired: _builtins.bool | None = ...,
+        opening_holdings: _abc.Iterable[Global___OpeningHolding] | None = ...,
+        opening_position: Global___ChainPosition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_allotment_units", b"_allotment_units", "_halt_on_divergence", b"_halt_on_divergence", "_retired", b"_retired", "allotment_units", b"allotment_units", "halt_on_divergence", b"halt_on_divergence", "not_after_time", b"not_after_time", "retired", b"retired", "withdrawal_limits", b"withdrawal_limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allotment_units", b"_allotment_units", "_halt_on_divergence", b"_halt_on_divergence", "_retired", b"_retired", "allotment_units", b"allotment_units", "halt_on_divergence", b"halt_on_divergence", "not_after_time", b"not_after_time", "opening_position", b"opening_position", "retired", b"retired", "withdrawal_limits", b"withdrawal_limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allotment_units", b"_allotment_units", "_halt_on_divergence", b"_halt_on_divergence", "_retired", b"_retired", "allotment_units", b"allotment_units", "chain", b"chain", "halt_on_divergence", b"halt_on_divergence", "instrument", b"instrument", "not_after_time", b"not_after_time", "replace_capabilities", b"replace_capabilities", "replace_wallets", b"replace_wallets", "request_id", b"request_id", "retired", b"retired", "validate_only", b"validate_only", "withdrawal_limits", b"withdrawal_limits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allotment_units", b"_allotment_units", "_halt_on_divergence", b"_halt_on_divergence", "_retired", b"_retired", "allotment_units", b"allotment_units", "chain", b"chain", "halt_on_divergence", b"halt_on_divergence", "instrument", b"instrument", "not_after_time", b"not_after_time", "opening_holdings", b"opening_holdings", "opening_position", b"opening_position", "replace_capabilities", b"replace_capabilities", "replace_wallets", b"replace_wallets", "request_id", b"request_id", "retired", b"retired", "validate_only", b"validate_only", "withdrawal_limits", b"withdrawal_limits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allotment_units: _TypeAlias = _typing.Literal["allotment_units"]  # noqa: Y015
     _WhichOneofArgType__allotment_units: _TypeAlias = _typing.Literal["_allotment_units", b"_allotment_units"]  # noqa: Y015
@@ -3130,18 +3318,34 @@ class DeploymentRegistered(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    OPENING_HOLDINGS_FIELD_NUMBER: _builtins.int
+    REMAINDER_UNITS_FIELD_NUMBER: _builtins.int
+    OPENING_POSITION_FIELD_NUMBER: _builtins.int
+    remainder_units: _builtins.int
+    """Whole units of their dust, to ledger:remainder. Example: 1."""
     @_builtins.property
     def deployment(self) -> Global___Deployment:
         """As it stands from now on. Example: {chain: "eip155:1", instrument: "AAPLx"}."""
+
+    @_builtins.property
+    def opening_holdings(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpeningHolding]:
+        """Omnibus: what wallets of ours held already; each credits its units, owed by ledger:external. Example: [{wallet: "eip155:1:0x71C7...", raw: "15", units: 1}]."""
+
+    @_builtins.property
+    def opening_position(self) -> Global___ChainPosition:
+        """Where they were measured. Example: {number: 23456789}."""
 
     def __init__(
         self,
         *,
         deployment: Global___Deployment | None = ...,
+        opening_holdings: _abc.Iterable[Global___OpeningHolding] | None = ...,
+        remainder_units: _builtins.int = ...,
+        opening_position: Global___ChainPosition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "opening_position", b"opening_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "opening_holdings", b"opening_holdings", "opening_position", b"opening_position", "remainder_units", b"remainder_units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3154,18 +3358,34 @@ class DeploymentAmended(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    OPENING_HOLDINGS_FIELD_NUMBER: _builtins.int
+    REMAINDER_UNITS_FIELD_NUMBER: _builtins.int
+    OPENING_POSITION_FIELD_NUMBER: _builtins.int
+    remainder_units: _builtins.int
+    """Whole units of their dust, to ledger:remainder. Example: 1."""
     @_builtins.property
     def deployment(self) -> Global___Deployment:
         """As it stands from now on, whole. Example: {chain: "eip155:1", instrument: "AAPLx"}."""
+
+    @_builtins.property
+    def opening_holdings(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpeningHolding]:
+        """Omnibus: what wallets of ours held already; each credits its units, owed by ledger:external. Example: [{wallet: "eip155:1:0x71C7...", raw: "15", units: 1}]."""
+
+    @_builtins.property
+    def opening_position(self) -> Global___ChainPosition:
+        """Where they were measured. Example: {number: 23456789}."""
 
     def __init__(
         self,
         *,
         deployment: Global___Deployment | None = ...,
+        opening_holdings: _abc.Iterable[Global___OpeningHolding] | None = ...,
+        remainder_units: _builtins.int = ...,
+        opening_position: Global___ChainPosition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "opening_position", b"opening_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "opening_holdings", b"opening_holdings", "opening_position", b"opening_position", "remainder_units", b"remainder_units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3295,6 +3515,7 @@ class RangeObserved(_message.Message):
     LANDED_FIELD_NUMBER: _builtins.int
     EFFECTS_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
+    MULTIPLIERS_FIELD_NUMBER: _builtins.int
     chain: _builtins.str
     """CAIP-2 id. Example: "eip155:1"."""
     first_opened_number: _builtins.int
@@ -3323,6 +3544,10 @@ class RangeObserved(_message.Message):
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstructionOutcome]:
         """What became of instructions. Example: [{instruction: "4711-0", state: INSTRUCTION_STATE_FINAL}]."""
 
+    @_builtins.property
+    def multipliers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChainMultiplier]:
+        """How multipliers stand on chain from now on, where that has changed. Example: [{multiplier: "1000000000000000000"}]."""
+
     def __init__(
         self,
         *,
@@ -3334,10 +3559,11 @@ class RangeObserved(_message.Message):
         landed: _abc.Iterable[Global___LandedTransaction] | None = ...,
         effects: _abc.Iterable[Global___ObservedEffect] | None = ...,
         outcomes: _abc.Iterable[Global___InstructionOutcome] | None = ...,
+        multipliers: _abc.Iterable[Global___ChainMultiplier] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "through", b"through"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "chain", b"chain", "effects", b"effects", "first_opened_number", b"first_opened_number", "landed", b"landed", "opened_accounts", b"opened_accounts", "outcomes", b"outcomes", "through", b"through"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "chain", b"chain", "effects", b"effects", "first_opened_number", b"first_opened_number", "landed", b"landed", "multipliers", b"multipliers", "opened_accounts", b"opened_accounts", "outcomes", b"outcomes", "through", b"through"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -4234,6 +4460,78 @@ class ListPlacesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPlacesResponse: _TypeAlias = ListPlacesResponse  # noqa: Y015
+
+@_typing.final
+class ListMultiplierChangesRequest(_message.Message):
+    """List when multipliers took effect, in the ledger and on each chain, in the order in which that was booked: the newest 64 of each instrument and place; the log has all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AS_OF_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most this many items, 1 to 1,000; 0: 100. Example: 50."""
+    page_token: _builtins.str
+    """next_page_token of the page before; empty: the first page. Example: "4750 2"."""
+    instrument: _builtins.str
+    """Only of this instrument; empty: all. Example: "NVDAx"."""
+    place: _builtins.str
+    """Only at this place, "book" or a chain; empty: all. Example: "eip155:1"."""
+    @_builtins.property
+    def as_of(self) -> _common_pb2.AsOf:
+        """The state to read; absent: now. Example: size 1000."""
+
+    def __init__(
+        self,
+        *,
+        as_of: _common_pb2.AsOf | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        instrument: _builtins.str = ...,
+        place: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "instrument", b"instrument", "page_size", b"page_size", "page_token", b"page_token", "place", b"place"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMultiplierChangesRequest: _TypeAlias = ListMultiplierChangesRequest  # noqa: Y015
+
+@_typing.final
+class ListMultiplierChangesResponse(_message.Message):
+    """Answer to ListMultiplierChangesRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    MULTIPLIER_CHANGES_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    """Size of the log that this answer reflects, in entries. Example: 1000."""
+    next_page_token: _builtins.str
+    """Pass it as page_token for the next page; empty: this was the last. Example: "4750 2"."""
+    @_builtins.property
+    def multiplier_changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___MultiplierChange]:
+        """The page. Example: [{instrument: "NVDAx", place: "eip155:1", multiplier: "10000000000000000000"}]."""
+
+    def __init__(
+        self,
+        *,
+        size: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
+        multiplier_changes: _abc.Iterable[Global___MultiplierChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["multiplier_changes", b"multiplier_changes", "next_page_token", b"next_page_token", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMultiplierChangesResponse: _TypeAlias = ListMultiplierChangesResponse  # noqa: Y015
 
 @_typing.final
 class ListDivergencesRequest(_message.Message):

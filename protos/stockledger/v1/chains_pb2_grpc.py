@@ -155,6 +155,11 @@ class ChainServiceStub:
                 request_serializer=stockledger_dot_v1_dot_chains__pb2.ListPlacesRequest.SerializeToString,
                 response_deserializer=stockledger_dot_v1_dot_chains__pb2.ListPlacesResponse.FromString,
                 _registered_method=True)
+        self.ListMultiplierChanges = channel.unary_unary(
+                '/stockledger.v1.ChainService/ListMultiplierChanges',
+                request_serializer=stockledger_dot_v1_dot_chains__pb2.ListMultiplierChangesRequest.SerializeToString,
+                response_deserializer=stockledger_dot_v1_dot_chains__pb2.ListMultiplierChangesResponse.FromString,
+                _registered_method=True)
         self.ListDivergences = channel.unary_unary(
                 '/stockledger.v1.ChainService/ListDivergences',
                 request_serializer=stockledger_dot_v1_dot_chains__pb2.ListDivergencesRequest.SerializeToString,
@@ -344,6 +349,13 @@ class ChainServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListMultiplierChanges(self, request, context):
+        """List when multipliers took effect, in the ledger and on chains. Example: those of NVDAx.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDivergences(self, request, context):
         """List open divergences. Example: those of eip155:1.
         """
@@ -487,6 +499,11 @@ def add_ChainServiceServicer_to_server(servicer, server):
                     servicer.ListPlaces,
                     request_deserializer=stockledger_dot_v1_dot_chains__pb2.ListPlacesRequest.FromString,
                     response_serializer=stockledger_dot_v1_dot_chains__pb2.ListPlacesResponse.SerializeToString,
+            ),
+            'ListMultiplierChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMultiplierChanges,
+                    request_deserializer=stockledger_dot_v1_dot_chains__pb2.ListMultiplierChangesRequest.FromString,
+                    response_serializer=stockledger_dot_v1_dot_chains__pb2.ListMultiplierChangesResponse.SerializeToString,
             ),
             'ListDivergences': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDivergences,
@@ -1153,6 +1170,33 @@ class ChainService:
             '/stockledger.v1.ChainService/ListPlaces',
             stockledger_dot_v1_dot_chains__pb2.ListPlacesRequest.SerializeToString,
             stockledger_dot_v1_dot_chains__pb2.ListPlacesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMultiplierChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stockledger.v1.ChainService/ListMultiplierChanges',
+            stockledger_dot_v1_dot_chains__pb2.ListMultiplierChangesRequest.SerializeToString,
+            stockledger_dot_v1_dot_chains__pb2.ListMultiplierChangesResponse.FromString,
             options,
             channel_credentials,
             insecure,

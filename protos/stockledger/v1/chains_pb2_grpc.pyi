@@ -81,6 +81,8 @@ class ChainServiceStub:
     """List recorded transactions that may land. Example: what a projector resumes with."""
     ListPlaces: _grpc.UnaryUnaryMultiCallable[_chains_pb2.ListPlacesRequest, _chains_pb2.ListPlacesResponse]
     """List what stands at each place. Example: of AAPLx."""
+    ListMultiplierChanges: _grpc.UnaryUnaryMultiCallable[_chains_pb2.ListMultiplierChangesRequest, _chains_pb2.ListMultiplierChangesResponse]
+    """List when multipliers took effect, in the ledger and on chains. Example: those of NVDAx."""
     ListDivergences: _grpc.UnaryUnaryMultiCallable[_chains_pb2.ListDivergencesRequest, _chains_pb2.ListDivergencesResponse]
     """List open divergences. Example: those of eip155:1."""
     ListChainKeys: _grpc.UnaryUnaryMultiCallable[_chains_pb2.ListChainKeysRequest, _chains_pb2.ListChainKeysResponse]
@@ -141,6 +143,8 @@ class ChainServiceAsyncStub(ChainServiceStub):
     """List recorded transactions that may land. Example: what a projector resumes with."""
     ListPlaces: _aio.UnaryUnaryMultiCallable[_chains_pb2.ListPlacesRequest, _chains_pb2.ListPlacesResponse]  # type: ignore[assignment]
     """List what stands at each place. Example: of AAPLx."""
+    ListMultiplierChanges: _aio.UnaryUnaryMultiCallable[_chains_pb2.ListMultiplierChangesRequest, _chains_pb2.ListMultiplierChangesResponse]  # type: ignore[assignment]
+    """List when multipliers took effect, in the ledger and on chains. Example: those of NVDAx."""
     ListDivergences: _aio.UnaryUnaryMultiCallable[_chains_pb2.ListDivergencesRequest, _chains_pb2.ListDivergencesResponse]  # type: ignore[assignment]
     """List open divergences. Example: those of eip155:1."""
     ListChainKeys: _aio.UnaryUnaryMultiCallable[_chains_pb2.ListChainKeysRequest, _chains_pb2.ListChainKeysResponse]  # type: ignore[assignment]
@@ -342,6 +346,14 @@ class ChainServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chains_pb2.ListPlacesResponse, _abc.Awaitable[_chains_pb2.ListPlacesResponse]]:
         """List what stands at each place. Example: of AAPLx."""
+
+    @_abc_1.abstractmethod
+    def ListMultiplierChanges(
+        self,
+        request: _chains_pb2.ListMultiplierChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chains_pb2.ListMultiplierChangesResponse, _abc.Awaitable[_chains_pb2.ListMultiplierChangesResponse]]:
+        """List when multipliers took effect, in the ledger and on chains. Example: those of NVDAx."""
 
     @_abc_1.abstractmethod
     def ListDivergences(

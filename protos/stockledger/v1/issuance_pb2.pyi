@@ -92,6 +92,7 @@ class Subscription(_message.Message):
     REMAINING_CASH_UNITS_FIELD_NUMBER: _builtins.int
     HOLD_FIELD_NUMBER: _builtins.int
     FILLS_FIELD_NUMBER: _builtins.int
+    RECEIVING_ACCOUNT_FIELD_NUMBER: _builtins.int
     subscription: _builtins.int
     """Its number. Example: 3."""
     instrument: _builtins.str
@@ -106,6 +107,8 @@ class Subscription(_message.Message):
     """Cash still held. Example: 100300000."""
     hold: _builtins.int
     """The hold that keeps the cash. Example: 17."""
+    receiving_account: _builtins.str
+    """Where its units go: a wallet of the subscriber's holder on a native chain; empty: to the account that pays. Example: "eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F"."""
     @_builtins.property
     def fills(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fill]:
         """Its fills. Example: [{fill: 1}]."""
@@ -121,10 +124,11 @@ class Subscription(_message.Message):
         remaining_cash_units: _builtins.int = ...,
         hold: _builtins.int = ...,
         fills: _abc.Iterable[Global___Fill] | None = ...,
+        receiving_account: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "cash_instrument", b"cash_instrument", "cash_units", b"cash_units", "fills", b"fills", "hold", b"hold", "instrument", b"instrument", "remaining_cash_units", b"remaining_cash_units", "subscription", b"subscription"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "cash_instrument", b"cash_instrument", "cash_units", b"cash_units", "fills", b"fills", "hold", b"hold", "instrument", b"instrument", "receiving_account", b"receiving_account", "remaining_cash_units", b"remaining_cash_units", "subscription", b"subscription"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -132,8 +136,9 @@ Global___Subscription: _TypeAlias = Subscription  # noqa: Y015
 
 @_typing.final
 class RequestSubscriptionRequest(_message.Message):
-    """Ask for units against cash, which is held. Refusals: FIELD_*, UNITS_NOT_POSITIVE, INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, PLACE_UNFIT, INSTRUMENT_KIND_UNFIT,
-    ACTION_DUE, INSTRUMENT_RETIRED, INSTRUMENT_HALTED (issue; transfer of the cash), ACCOUNT_*, HOLDER_*, UNITS_INSUFFICIENT.
+    """Ask for units against cash, which is held. Refusals: FIELD_*, UNITS_NOT_POSITIVE, INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, PLACE_UNFIT, DEPLOYMENT_NOT_FOUND and
+    CHAIN_INCAPABLE (of receiving_account), INSTRUMENT_KIND_UNFIT, ACTION_DUE, INSTRUMENT_RETIRED, INSTRUMENT_HALTED (issue; transfer of the cash), ACCOUNT_*, STATE_UNFIT (receiving_account
+    of another holder), HOLDER_*, UNITS_INSUFFICIENT.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -146,6 +151,7 @@ class RequestSubscriptionRequest(_message.Message):
     CASH_INSTRUMENT_FIELD_NUMBER: _builtins.int
     CASH_UNITS_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
+    RECEIVING_ACCOUNT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUIDv7 that makes a retry safe, scoped to the principal; empty: the ledger makes one. Example: "01932b7e-7c00-7000-8000-000000000001"."""
     validate_only: _builtins.bool
@@ -160,6 +166,8 @@ class RequestSubscriptionRequest(_message.Message):
     """All it may cost, fees included, in smallest units. Example: 2000000000."""
     reference: _builtins.str
     """The subscriber's own reference. Example: "order 77"."""
+    receiving_account: _builtins.str
+    """Where the units go: a wallet of the same holder on a native chain, where they are minted; empty: to `account`. Example: "eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F"."""
     @_builtins.property
     def not_after_time(self) -> _timestamp_pb2.Timestamp:
         """Do not book later than this moment; absent: any time. Example: "2026-11-22T18:00:00Z"."""
@@ -175,10 +183,11 @@ class RequestSubscriptionRequest(_message.Message):
         cash_instrument: _builtins.str = ...,
         cash_units: _builtins.int = ...,
         reference: _builtins.str = ...,
+        receiving_account: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_after_time", b"not_after_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "cash_instrument", b"cash_instrument", "cash_units", b"cash_units", "instrument", b"instrument", "not_after_time", b"not_after_time", "reference", b"reference", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "cash_instrument", b"cash_instrument", "cash_units", b"cash_units", "instrument", b"instrument", "not_after_time", b"not_after_time", "receiving_account", b"receiving_account", "reference", b"reference", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -219,8 +228,9 @@ class FillSubscriptionRequest(_message.Message):
     """Book an execution for a subscription: the cash is taken, and units = floor of shares over the multiplier, created now or at settlement
     by the instrument's policy. Cash = shares x price, rounded up to a smallest unit. Needs approval by default.
     Refusals: FIELD_*, UNITS_NOT_POSITIVE, UNITS_OUT_OF_RANGE, DATES_OUT_OF_ORDER, SUBSCRIPTION_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, PLACE_UNFIT, SAME_ACCOUNT (the subscriber
-    would pay himself), UNITS_NOT_POSITIVE (the shares do not buy a single unit), ACTION_DUE, INSTRUMENT_HALTED (issue; transfer of the cash), ACCOUNT_*, HOLDER_*, HOLD_INSUFFICIENT,
-    UNITS_INSUFFICIENT (cash frozen since), and when units are created now AUTHORISED_EXCEEDED, RESERVE_SHORTFALL, ATTESTATION_STALE, RESERVE_INSUFFICIENT.
+    would pay himself), DEPLOYMENT_NOT_FOUND and CHAIN_INCAPABLE (of receiving_account), UNITS_NOT_POSITIVE (the shares do not buy a single unit), ACTION_DUE, INSTRUMENT_HALTED (issue; transfer
+    of the cash), ACCOUNT_*, HOLDER_*, HOLD_INSUFFICIENT, UNITS_INSUFFICIENT (cash frozen since), and when units are created now PLACE_HALTED, AUTHORISED_EXCEEDED, RESERVE_SHORTFALL,
+    ATTESTATION_STALE, RESERVE_INSUFFICIENT, ALLOTMENT_EXCEEDED.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -320,8 +330,8 @@ Global___FillSubscriptionResponse: _TypeAlias = FillSubscriptionResponse  # noqa
 @_typing.final
 class SettleFillRequest(_message.Message):
     """Settle a fill: units are created, unless they were at the fill. They are floor of shares over the multiplier of now. Needs approval by default.
-    Refusals: SUBSCRIPTION_NOT_FOUND, FILL_NOT_FOUND (settled already too), ACTION_DUE, INSTRUMENT_HALTED (issue), ACCOUNT_*, HOLDER_*, AUTHORISED_EXCEEDED, RESERVE_SHORTFALL,
-    ATTESTATION_STALE, RESERVE_INSUFFICIENT.
+    Refusals: SUBSCRIPTION_NOT_FOUND, FILL_NOT_FOUND (settled already too), DEPLOYMENT_NOT_FOUND and CHAIN_INCAPABLE (of receiving_account), ACTION_DUE, INSTRUMENT_HALTED (issue), ACCOUNT_*,
+    HOLDER_*, PLACE_HALTED, AUTHORISED_EXCEEDED, RESERVE_SHORTFALL, ATTESTATION_STALE, RESERVE_INSUFFICIENT, ALLOTMENT_EXCEEDED.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -331,6 +341,7 @@ class SettleFillRequest(_message.Message):
     NOT_AFTER_TIME_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     FILL_FIELD_NUMBER: _builtins.int
+    IN_BOOK_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUIDv7 that makes a retry safe, scoped to the principal; empty: the ledger makes one. Example: "01932b7e-7c00-7000-8000-000000000001"."""
     validate_only: _builtins.bool
@@ -339,6 +350,8 @@ class SettleFillRequest(_message.Message):
     """Its number. Example: 3."""
     fill: _builtins.int
     """Number of the fill. Example: 1."""
+    in_book: _builtins.bool
+    """Create the units on the account that paid, not on the receiving_account of the subscription: where its chain cannot or will not take them. Example: false."""
     @_builtins.property
     def not_after_time(self) -> _timestamp_pb2.Timestamp:
         """Do not book later than this moment; absent: any time. Example: "2026-11-22T18:00:00Z"."""
@@ -351,10 +364,11 @@ class SettleFillRequest(_message.Message):
         not_after_time: _timestamp_pb2.Timestamp | None = ...,
         subscription: _builtins.int = ...,
         fill: _builtins.int = ...,
+        in_book: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_after_time", b"not_after_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fill", b"fill", "not_after_time", b"not_after_time", "request_id", b"request_id", "subscription", b"subscription", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fill", b"fill", "in_book", b"in_book", "not_after_time", b"not_after_time", "request_id", b"request_id", "subscription", b"subscription", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -622,6 +636,7 @@ class SubscriptionRequested(_message.Message):
     CASH_UNITS_FIELD_NUMBER: _builtins.int
     HOLD_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
+    RECEIVING_ACCOUNT_FIELD_NUMBER: _builtins.int
     subscription: _builtins.int
     """Its number. Example: 3."""
     instrument: _builtins.str
@@ -636,6 +651,8 @@ class SubscriptionRequested(_message.Message):
     """Number of the hold. Example: 17."""
     reference: _builtins.str
     """The subscriber's own reference. Example: "order 77"."""
+    receiving_account: _builtins.str
+    """Where the units go; empty: to the account. Example: "eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F"."""
     def __init__(
         self,
         *,
@@ -646,10 +663,11 @@ class SubscriptionRequested(_message.Message):
         cash_units: _builtins.int = ...,
         hold: _builtins.int = ...,
         reference: _builtins.str = ...,
+        receiving_account: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "cash_instrument", b"cash_instrument", "cash_units", b"cash_units", "hold", b"hold", "instrument", b"instrument", "reference", b"reference", "subscription", b"subscription"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "cash_instrument", b"cash_instrument", "cash_units", b"cash_units", "hold", b"hold", "instrument", b"instrument", "receiving_account", b"receiving_account", "reference", b"reference", "subscription", b"subscription"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -671,6 +689,8 @@ class SubscriptionFilled(_message.Message):
     INSTRUMENT_FIELD_NUMBER: _builtins.int
     ACCOUNT_FIELD_NUMBER: _builtins.int
     CASH_INSTRUMENT_FIELD_NUMBER: _builtins.int
+    RECEIVING_ACCOUNT_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
     subscription: _builtins.int
     """Its number. Example: 3."""
     proceeds_account: _builtins.str
@@ -689,6 +709,10 @@ class SubscriptionFilled(_message.Message):
     """The subscriber's account. Example: "book:alice"."""
     cash_instrument: _builtins.str
     """What it paid in. Example: "USDC"."""
+    receiving_account: _builtins.str
+    """Where units created now are minted: a wallet. Empty: none are, or in the book. Example: "eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F"."""
+    chain: _builtins.str
+    """CAIP-2 id of the chain they are minted on; they wait in transit:<chain>, and come back to `account` if it refuses. Example: "eip155:1"."""
     @_builtins.property
     def fill(self) -> Global___Fill:
         """The fill. Example: {fill: 1}."""
@@ -706,10 +730,12 @@ class SubscriptionFilled(_message.Message):
         instrument: _builtins.str = ...,
         account: _builtins.str = ...,
         cash_instrument: _builtins.str = ...,
+        receiving_account: _builtins.str = ...,
+        chain: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fill", b"fill"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "cash_instrument", b"cash_instrument", "fee_account", b"fee_account", "fill", b"fill", "instrument", b"instrument", "issued_units", b"issued_units", "last", b"last", "proceeds_account", b"proceeds_account", "released_cash_units", b"released_cash_units", "subscription", b"subscription"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "cash_instrument", b"cash_instrument", "chain", b"chain", "fee_account", b"fee_account", "fill", b"fill", "instrument", b"instrument", "issued_units", b"issued_units", "last", b"last", "proceeds_account", b"proceeds_account", "receiving_account", b"receiving_account", "released_cash_units", b"released_cash_units", "subscription", b"subscription"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -727,6 +753,8 @@ class FillSettled(_message.Message):
     ACCOUNT_FIELD_NUMBER: _builtins.int
     ISSUED_UNITS_FIELD_NUMBER: _builtins.int
     COMPLETED_FIELD_NUMBER: _builtins.int
+    RECEIVING_ACCOUNT_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
     subscription: _builtins.int
     """Its number. Example: 3."""
     fill: _builtins.int
@@ -734,11 +762,15 @@ class FillSettled(_message.Message):
     instrument: _builtins.str
     """The instrument. Example: "AAPLx"."""
     account: _builtins.str
-    """Who received. Example: "book:alice"."""
+    """Whose subscription it is; who received, unless receiving_account says otherwise. Example: "book:alice"."""
     issued_units: _builtins.int
     """Units created now; 0 if they were at the fill. Example: 1000000000."""
     completed: _builtins.bool
     """True if nothing is left of the subscription. Example: true."""
+    receiving_account: _builtins.str
+    """Where units created now are minted: a wallet. Empty: none are, or in the book. Example: "eip155:1:0x71C7656EC7ab88b098defB751B7401B5f6d8976F"."""
+    chain: _builtins.str
+    """CAIP-2 id of the chain they are minted on; they wait in transit:<chain>, and come back to `account` if it refuses. Example: "eip155:1"."""
     def __init__(
         self,
         *,
@@ -748,10 +780,12 @@ class FillSettled(_message.Message):
         account: _builtins.str = ...,
         issued_units: _builtins.int = ...,
         completed: _builtins.bool = ...,
+        receiving_account: _builtins.str = ...,
+        chain: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "completed", b"completed", "fill", b"fill", "instrument", b"instrument", "issued_units", b"issued_units", "subscription", b"subscription"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "chain", b"chain", "completed", b"completed", "fill", b"fill", "instrument", b"instrument", "issued_units", b"issued_units", "receiving_account", b"receiving_account", "subscription", b"subscription"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,79 @@
+"""The demo's part on chains, as anybody plays it: both nodes, both processes, every flow, and nothing left running."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("web3", reason="web3 is not installed: pip install 'stockledger[evm]'")
+pytest.importorskip("solders", reason="solders is not installed: pip install 'stockledger[spl]'")
+
+from chain_worker_process import wait_until
+from evm_node import ANVIL
+from solana_node import PACKAGE
+
+DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.py"
+FINDINGS = (
+    "final",
+    "*** SIGKILL: 16 decided",
+    "24 withdrawals, each once",
+    "a unit stands for 3 on Ethereum and 3 on Solana; in the ledger 3",
+    "WITHDRAWAL_LIMIT_EXCEEDED",
+    "MINT_UNDECIDED, expected 0, found 1,000",
+    "CONTROL_UNDECIDED, for nothing in the ledger asked for it",
+    "PLACE_HALTED: divergence 2 stops TSLAx on eip155:31337",
+    "missing from the log: 0; booked twice: 0",
+    "(both replay to the same books)",
+)
+
+pytestmark = pytest.mark.skipif(not ANVIL.exists() or not PACKAGE.is_dir(), reason="no nodes: `npm ci` has not been run")
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Return the command lines of all processes that were started with this folder for what is temporary, by whomever of them."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                if f"TMPDIR={folder}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:
+                continue  # gone, or somebody else's
+    return found
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return what the demo runs with: its own folder for what is temporary, and its own modules to be found, as `make demo` has it."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"} | {"TMPDIR": str(folder)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_chains_of_the_demo(tmp_path: Path) -> None:
+    command = [sys.executable, DEMO, "--chains"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(tmp_path), timeout=540, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    for finding in FINDINGS:
+        assert finding in done.stdout
+    assert list(tmp_path.iterdir()) == []
+    assert processes_of(tmp_path) == []
+
+
+@pytest.mark.parametrize(("how", "when"), [(signal.SIGINT, "the worker works"), (signal.SIGTERM, "A node of each runs")])
+def test_a_demo_that_is_interrupted_leaves_nothing_running(tmp_path: Path, how: signal.Signals, when: str) -> None:
+    told, command = tmp_path / "told.txt", [sys.executable, DEMO, "--chains"]
+    with told.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file, env=environment(tmp_path)) as demo:
+        wait_until(
+            lambda: demo.poll() is not None or "the worker works" in told.read_text(), 120, "the story does not begin", told.read_text
+        )
+        assert len(processes_of(tmp_path)) >= 4, "the demo, two nodes, the server; then a worker"
+        demo.send_signal(how)
+        demo.wait(60)
+    assert demo.returncode != 0
+    wait_until(lambda: processes_of(tmp_path) == [], 20, "something still runs", lambda: str(processes_of(tmp_path)))
+    assert [path.name for path in tmp_path.iterdir()] == ["told.txt"]
