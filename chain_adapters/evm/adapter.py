@@ -17,8 +17,8 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 
 from eth_utils.address import to_checksum_address
 
@@ -95,6 +95,8 @@ _HARMLESS: Final = (
     "fee too low",
 )
 _FULL: Final = ("pool is full", "pool limit", "overflow")
+
+_STANDS: Final = ("totalSupply()", "pauses()", "allotment()")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -325,7 +327,7 @@ class EvmAdapter:
                 read.landed.append(self._landed_message(view, one, addresses, logs))
         read.through.CopyFrom(view.position(through))
         tell_in_force(read, deployments, BlockClock(view), lambda one: self._schedule(view, one, after), observations_max)
-        self._check_supply(view, read, deployments)
+        self._check_state(view, read, deployments)
         self._check_history(view, after)
         return read
 
@@ -521,25 +523,24 @@ class EvmAdapter:
             name = receipt["transactionHash"]
             raise NodeNonsense(f"logs are partial: {name} has logs {expected} of ours, told were {[log.index for log in told]}")
 
-    def _check_supply(self, view: ChainView, read: ObservedRange, deployments: Sequence[Deployment]) -> None:
-        """Hold what was minted and burned against the supply before and after, as far as the node still has the state of both.
+    def _check_state(self, view: ChainView, read: ObservedRange, deployments: Sequence[Deployment]) -> None:
+        """Hold what was told of tokens against how they stood before and after, as far as the node still has the state of both.
 
         Raises: NodeNonsense where a node has left whole transactions out of its logs.
         """
-        signs = {ObservationKind.OBSERVATION_KIND_MINT: 1, ObservationKind.OBSERVATION_KIND_BURN: -1}
         for deployment in deployments:
             if deployment.kind == DeploymentKind.DEPLOYMENT_KIND_OMNIBUS:
                 continue
             token = self._token(deployment.token)
-            told = sum(signs.get(one.kind, 0) * int(one.raw or "0") for one in read.observations if one.token == deployment.token)
             try:
-                before, after = (int(view.ask(TOKEN, token, "totalSupply()", at=at.number)) for at in (read.after, read.through))
+                before, after = (_stand(view, token, at.number) for at in (read.after, read.through))
             except (NodeRefused, NotDecodable):
                 continue  # no state any more, or no token yet: the reconciler holds the sums together all the same
-            if after - before != told:
+            told = before.changed_by(one for one in read.observations if one.token == deployment.token)
+            if told != after:
                 raise NodeNonsense(
-                    f"logs are partial: {token} had a supply of {before} at block {read.after.number} and {after} at "
-                    f"{read.through.number}, and the logs told make a difference of {told}"
+                    f"logs are partial: {token} was {before} at block {read.after.number} and is {after} at {read.through.number}, "
+                    f"and by the logs told it would be {told}"
                 )
 
     def _landed_message(self, view: ChainView, landed: Landed, addresses: Collection[str], logs: Sequence[RawLog]) -> LandedTransaction:
@@ -593,6 +594,40 @@ def connect(settings: ChainSettings) -> EvmAdapter:
     Raises: ValueError for settings that cannot be.
     """
     return EvmAdapter(settings)
+
+
+class _Stand(NamedTuple):
+    """How a token stands at a block."""
+
+    supply: int
+    pauses: int
+    allotment: int
+
+    def changed_by(self, observations: Iterable[Observation]) -> _Stand:
+        """Return how it stands after what was seen."""
+        stand, kinds = self, ObservationKind
+        for one in observations:
+            raw = int(one.raw or "0")
+            if one.kind == kinds.OBSERVATION_KIND_MINT:
+                stand = stand._replace(supply=stand.supply + raw)
+            elif one.kind == kinds.OBSERVATION_KIND_BURN:
+                stand = stand._replace(supply=stand.supply - raw)
+            elif one.kind == kinds.OBSERVATION_KIND_PAUSE:
+                stand = stand._replace(pauses=sum(steps.PAUSES[operation] for operation in one.operations))
+            elif one.kind == kinds.OBSERVATION_KIND_ALLOTMENT:
+                stand = stand._replace(allotment=raw)
+        return stand
+
+
+def _stand(view: ChainView, token: str, number: int) -> _Stand:
+    """Ask a token of ours how it stands at a block, at once.
+
+    Raises: NodeRefused, NotDecodable where there is no state, or no token of ours; NodeNonsense.
+    """
+    answers = view.ask(TOKEN, token, "multicall(bytes[])", [encode_call(TOKEN, signature) for signature in _STANDS], at=number)
+    if len(answers) != len(_STANDS):
+        raise NodeNonsense(f"asked for {len(_STANDS)} figures of {token}, told {len(answers)}")
+    return _Stand(*(int(decode_answer(TOKEN, signature, answer)) for signature, answer in zip(_STANDS, answers, strict=True)))
 
 
 def _beacons(watched: dict[str, Watched]) -> set[str]:

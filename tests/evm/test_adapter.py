@@ -8,6 +8,8 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import tomllib
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from evm_market import MULTIPLIER, Market
@@ -15,10 +17,11 @@ from evm_node import CHAIN_ID, ROOT
 from evm_world import CHAIN, DEPTH, World
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from chain_adapters.evm import roles
+from chain_adapters.evm import roles, token_calls
 from chain_adapters.evm.adapter import connect
 from chain_adapters.evm.codec import encode_call
 from chain_adapters.evm.deployment import plan_issuer, plan_token
+from chain_adapters.evm.token_calls import Pause
 from chain_adapters.fault_proxy import FAULTS, FaultProxy
 from chain_adapters.protocol import (
     ENTRY_POINTS,
@@ -445,8 +448,17 @@ def test_partial_logs_are_found_out(world: World, monkeypatch: pytest.MonkeyPatc
             adapter.read(world.cursor, world.deployments, world.open)
 
 
-def test_a_mint_of_others_that_is_left_out_is_found_out(world: World, monkeypatch: pytest.MonkeyPatch):
-    world.market.as_owner("bridge", "crosschainMint(address,uint256)", "bob", 20)
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda market: market.as_owner("bridge", "crosschainMint(address,uint256)", "bob", 20),
+        lambda market: market.do(token_calls.set_pauses(market.id(), Pause.MINTS | Pause.BURNS, b"stolen")),
+        lambda market: market.do(token_calls.set_allotment(market.id(), 7)),
+    ],
+    ids=["mint", "pause", "allotment"],
+)
+def test_what_others_did_and_is_left_out_is_found_out(world: World, monkeypatch: pytest.MonkeyPatch, act: Callable[[Market], Any]):
+    act(world.market)
     world.mine(DEPTH + 1)
     adapter = world.fresh()
     node = adapter.nodes[0]
@@ -454,6 +466,8 @@ def test_a_mint_of_others_that_is_left_out_is_found_out(world: World, monkeypatc
     monkeypatch.setattr(node, "call", lambda asked, *parameters: [] if asked == "eth_getLogs" else honest(asked, *parameters))
     with pytest.raises(NodeUnfit, match="partial"):
         adapter.read(world.cursor, world.deployments, [])
+    monkeypatch.setattr(node, "call", honest)
+    assert adapter.read(world.cursor, world.deployments, []).observations
 
 
 def test_a_node_behind_the_cursor_is_asked_again_later(world: World):
