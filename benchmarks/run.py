@@ -483,9 +483,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="a tenth of the work")
     parser.add_argument("--only", choices=MEASURES, action="append", help="only this part; may be given several times")
     parser.add_argument("--json", type=Path, default=Path("build/benchmarks.json"), help="where the figures go (build/benchmarks.json)")
-    parser.add_argument("--folder", type=Path, help="where the stores stand while it runs; the default is here, on this disk")
+    parser.add_argument("--folder", type=Path, default=Path("build"), help="where the stores stand while it runs (build: on this disk)")
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="stockledger-bench-", dir=options.folder or Path.cwd()) as folder:
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=options.folder) as folder:
         bench = Bench(Path(folder), quick=options.quick)
         print_head()
         for name in options.only or MEASURES:
