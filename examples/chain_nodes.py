@@ -72,7 +72,7 @@ def wait_for(what: str, condition: Any, seconds: float = LAND_SECONDS) -> Any:
 class Ethereum:
     """anvil: a block a second, final when two stand on it."""
 
-    name = "Ethereum"
+    name, step = "Ethereum", "block"
 
     def __init__(self) -> None:
         with socket.socket() as probe:
@@ -185,7 +185,7 @@ class EthereumWallet:
 class Solana:
     """surfpool: a slot every 40 ms, final when 32 stand on it."""
 
-    name = "Solana"
+    name, step = "Solana", "slot"
 
     def __init__(self, folder: Path) -> None:
         environment = {**os.environ, "NODE_PATH": str(MODULES)}

@@ -490,6 +490,17 @@ class ChainsStory:
         instrument = self.clients["auditor"].execute(instruments_pb2.GetInstrumentRequest(instrument=SYMBOL)).instrument
         print(f"   {time.time() - at:.1f} s after it:  {self._multipliers()}; in the ledger {int(instrument.multiplier) / 10**18:.0f}")
 
+        for chain in both:
+            seen = wait_for("the reader sees it", lambda chain=chain: self._took_effect(chain.chain), FINAL_SECONDS)
+            lag = seen.time.ToMilliseconds() / 1000 - at
+            print(f"   the reader saw it take effect on {chain.name} in {chain.step} {seen.number:,}, {lag:+.0f} s")
+
+    def _took_effect(self, place: str) -> Any:
+        """Return when the split took effect at a place, as far as the books know."""
+        request = chains_pb2.ListMultiplierChangesRequest(instrument=SYMBOL, place=place, page_size=100)
+        found = self.clients["auditor"].items(request)
+        return next((each for each in found if each.multiplier == str(3 * 10**18)), None)
+
     def _multipliers(self) -> str:
         found = [f"{chain.multiplier(self.token[chain.name]) / 10**18:.0f} on {chain.name}" for chain in (self.ethereum, self.solana)]
         return "a unit stands for " + " and ".join(found)
