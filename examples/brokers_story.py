@@ -364,7 +364,7 @@ def without_end(broker: str, stop: threading.Event) -> Iterator[Any]:
         yield move(instrument, broker, number % CLIENTS, (number + 1) % CLIENTS, 1)
 
 
-def attestation(custody_account: str, isin: str, shares: int) -> Any:
+def attestation(custody_account: str, isin: str, shares: int, share_basis: int = 0) -> Any:
     """Make the command that records what the custodian holds, signed with his key (that of the first part)."""
     now = int(time.time())
     statement = json.dumps(
@@ -377,7 +377,7 @@ def attestation(custody_account: str, isin: str, shares: int) -> Any:
             "encumbered_shares_e8": 0,
             "as_of_time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)),
             "valid_until_time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now + 86_400)),
-            "share_basis": 0,
+            "share_basis": share_basis,
         }
     ).encode()
     key = SigningKey(bytes(range(32)))

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from brokers_story import DOLLAR, SHARE, BrokersStory
+from brokers_story import DOLLAR, SHARE, BrokersStory, attestation
 from chain_nodes import Ethereum, Solana, wait_for
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -494,6 +494,8 @@ class ChainsStory:
             seen = wait_for("the reader sees it", lambda chain=chain: self._took_effect(chain.chain), FINAL_SECONDS)
             lag = seen.time.ToMilliseconds() / 1000 - at
             print(f"   the reader saw it take effect on {chain.name} in {chain.step} {seen.number:,}, {lag:+.0f} s")
+        self.do(attestation("custodian/TSLAx", "US88160R1014", 60_000, share_basis=1), "custody-desk")
+        print("   the custodian attests 60,000 shares, three for each of before; what he said of old shares counts no more")
 
     def _took_effect(self, place: str) -> Any:
         """Return when the split took effect at a place, as far as the books know."""
