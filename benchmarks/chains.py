@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"
 from chain_adapters.calls import items_of
 from chain_adapters.conformance_market import SYMBOL, Market
 from chain_adapters.projector import Projector
-from chain_adapters.reader import Reader
 from stockledger.v1.chains_pb2 import ListTransactionsRequest
 from stockledger.v1.transfers_pb2 import TransferUnitsRequest
 
@@ -67,8 +66,8 @@ class Work:
         self._chain = chain
         self._market = market = chain.market
         self.wallets = [*market.wallets, *(market.make_wallet("h-1") for _ in range(WALLETS - len(market.wallets)))]
-        adapter = market.connect()
-        self._projector, self._reader = Projector(market.call, adapter), Reader(market.call, adapter)
+        self._adapter = market.connect()
+        self._projector = Projector(market.call, self._adapter)
 
     def mint(self, count: int) -> None:
         """Book transfers from the book to wallets, each of which is a MINT."""
@@ -95,8 +94,7 @@ class Work:
         while True:
             done = self._projector.round()
             self._chain.let_pass()
-            while self._reader.read(satisfied=done.satisfied).booked:
-                pass
+            self._market.read(self._adapter, round_=done)
             if not done.open_count and not any(True for _ in self._open()):
                 break
         entries = (entry for _, entry in self._market.books.tail(before) if entry.HasField("range_observed"))
@@ -234,5 +232,94 @@ def evm(store: str) -> Iterator[Chain]:
         market = Market(rig, store=store)
         try:
             yield Evm(rig, market)
+        finally:
+            market.close()
+
+
+# ---- Solana ----------------------------------------------------------------------------------------------------------------------------
+
+
+class Spl:
+    """One node; the script mints a token of its own there, to the same wallets."""
+
+    name, cost = "Solana", "compute units"
+
+    def __init__(self, rig: Any, market: Market) -> None:
+        self.market = market
+        self._rig = rig
+        self._client = rig.spl.client
+        self._token, self._accounts = None, []
+
+    def remember(self) -> None:
+        """Open what the script mints to, as the ledger's are open."""
+        if self._token is None:
+            self._token = self._rig.make_other_token("BARE", 6)
+            owners = [self._rig.address(wallet) for wallet in self.market.wallets]
+            self._accounts = [self._token.open(owner) for owner in owners]
+
+    def let_pass(self) -> None:
+        self._rig.finalise()
+
+    def script(self, landed: Sequence[str], count: int, *, singly: bool) -> Callable[[], None]:
+        """The node forgets a blockhash after 150 slots, three seconds: the script signs as it goes, with a new one each second."""
+        from chain_adapters.spl.transactions import Minted, decode  # noqa: PLC0415 - only where solders is
+
+        done = [] if singly else [decode(self._client.transaction(one)).done for one in landed]
+        sizes = [sum(isinstance(each, Minted) for each in one) for one in done] or [1] * count
+        assert sum(sizes) == count
+
+        def send() -> None:
+            for signed in self._signed(sizes, memos=not singly):
+                last = self._client.send(signed, skips_trial=True)
+            while (answer := self._client.transaction(last)) is None:
+                time.sleep(0.001)
+            assert decode(answer).error is None
+            while self._client.finalized_slot() < answer["slot"]:
+                time.sleep(0.001)
+
+        return send
+
+    def _signed(self, sizes: Sequence[int], *, memos: bool) -> Iterator[bytes]:
+        from solders.hash import Hash  # noqa: PLC0415 - only where it is
+
+        from chain_adapters.spl import programs, token_2022  # noqa: PLC0415
+        from chain_adapters.spl.signing import sign  # noqa: PLC0415
+
+        token, spl = self._token, self._rig.spl
+        due = 0.0
+        for place, size in enumerate(sizes):
+            if time.monotonic() >= due:
+                blockhash, due = Hash.from_string(self._client.latest_blockhash()), time.monotonic() + 1
+            parts = [programs.set_compute_unit_limit(300_000), programs.set_compute_unit_price(0)] if memos else []
+            for number in range(size):
+                account = self._accounts[(place * 7 + number) % len(self._accounts)]
+                parts += [programs.memo(f"stockledger:bare/{place}-{number}")] if memos else []
+                parts.append(token_2022.mint_to(token.mint, account, token.minter.public_key, units=place + 1, decimals=6))
+            yield sign(spl.message(parts, blockhash), [spl.payer, token.minter])
+
+    def used(self, transaction: str) -> int:
+        from chain_adapters.spl.transactions import decode  # noqa: PLC0415 - only where solders is
+
+        return decode(self._client.transaction(transaction)).compute_units
+
+    def owner_transfer(self) -> int:
+        first, second = self.market.wallets[:2]
+        self._rig.transfer(self.market.token, first, second, 1)
+        return self.used(self._client.newest_signature(self._rig.address(first)).signature)
+
+
+@contextlib.contextmanager
+def spl(store: str) -> Iterator[Chain]:
+    """Run a Solana node.
+
+    It runs every instruction of a transaction again with all before it, to tell what each used: twelve mints in one take it longer than
+    in four. Real nodes do not, and are given as many as fit.
+    """
+    from spl_rig import SplRig  # noqa: PLC0415 - only where solders is
+
+    with SplRig(slot_ms=20, options={"nonces": "100", "batch": "3"}) as rig:
+        market = Market(rig, store=store)
+        try:
+            yield Spl(rig, market)
         finally:
             market.close()

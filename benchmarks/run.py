@@ -428,6 +428,12 @@ def measure_evm(bench: Bench) -> None:
         chains.measure(bench, in_turns, chain)
 
 
+def measure_solana(bench: Bench) -> None:
+    """Instructions to finality on a Solana chain, beside its node."""
+    with chains.spl(f"sqlite:///{bench.path()}") as chain:
+        chains.measure(bench, in_turns, chain)
+
+
 # ---- what a person sees ----------------------------------------------------------------------------------------------------------------
 
 
@@ -466,6 +472,7 @@ MEASURES = {
     "server": measure_server,
     "postgres": measure_postgres,
     "evm": measure_evm,
+    "solana": measure_solana,
     "replay": measure_replay,
     "flatness": measure_flatness,
 }

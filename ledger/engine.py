@@ -116,6 +116,8 @@ class Ledger:
         self._queue: deque[_Submission] = deque()
         """Filled by any thread, and emptied from the left by who holds `_writing`: so whoever is last in it is done last."""
         self._writing = FairLock()
+        self._books = FairLock()
+        """Held by who changes the state, but for the time in which a batch is flushed, and by who reads it while it may change."""
         self._epoch = 0
         """Odd while the state is provisional: what is read then may never have happened."""
         self._unsettled = False
@@ -211,8 +213,7 @@ class Ledger:
 
     def state_digest(self) -> str:
         """Return the digest of the books as they stand, to be compared with a replay's."""
-        with self._writing:
-            return state_digest(self._state)
+        return self.look(state_digest)
 
     @property
     def log(self) -> Log:
@@ -320,6 +321,13 @@ class Ledger:
         self.refuse_to_book()  # again: the lead may have been lost while this waited
         if self._unsettled:
             self._settle()
+        with self._books:
+            self._decide_and_append(submissions)
+        if self._waiting_count:
+            with self._grown:
+                self._grown.notify_all()
+
+    def _decide_and_append(self, submissions: list[_Submission]) -> None:
         state, log = self._state, self._log
         for _ in range(_CATCH_UPS_MAX):
             batch = _Batch(state.size, [], [], self._reckoning.now_us(state.last_decision_time_us))
@@ -349,21 +357,26 @@ class Ledger:
             assert size == log.size, "the books and the log have the same size"
             for submission in submissions:
                 submission.size, submission.done = size, True
-            if self._waiting_count and batch.entries:
-                with self._grown:
-                    self._grown.notify_all()
             return
         message = f"another writer was faster {_CATCH_UPS_MAX} times in a row"
         raise refusal(Reason.REASON_STORE_UNAVAILABLE, message, store=self._log.url)
 
     def _append(self, batch: _Batch) -> None:
-        """Store a batch. Any fault but a plain answer of the store leaves it unsettled: the next commit asks first what is there."""
+        """Store a batch. Any fault but a plain answer of the store leaves it unsettled: the next commit asks first what is there.
+
+        Meanwhile the books are let go: who reads puts them back as they were before the batch, and here it is put in again.
+        """
         self._unsettled = True
+        self._books.release()
         try:
             self._log.append(self._state.ledger_id, batch.topics, batch.entries)
         except (LedgerError, AppendConflict):
             self._unsettled = False
             raise
+        finally:
+            self._books.acquire()
+            if self._state.as_before:
+                self._state.swap()
         self._unsettled = False
 
     def _settle(self) -> None:
@@ -374,11 +387,12 @@ class Ledger:
             pass
         except AppendDoubtful as doubt:
             raise refusal(Reason.REASON_STORE_UNAVAILABLE, str(doubt), store=self._log.url) from doubt
-        self._epoch += 1
-        try:
-            self._catch_up()
-        finally:
+        with self._books:
             self._epoch += 1
+            try:
+                self._catch_up()
+            finally:
+                self._epoch += 1
 
     def _follow(self) -> None:
         """Where another process writes, and nothing else keeps these books up to date, come to where it is."""
@@ -595,13 +609,13 @@ class Ledger:
             else:
                 if self._epoch == epoch:
                     return units
-        with self._writing:
-            return holding_units(self._state, instrument, account)
+        return self.look(lambda state: holding_units(state, instrument, account))
 
     def look(self, ask: Callable[[State], _T]) -> _T:
         """Return what a question finds in the books, as of everything durable. It must not keep or change anything of them.
 
-        Asked without the writer's lock if the books stand still meanwhile, else once more with it; so it may be asked twice.
+        Asked without a lock if the books stand still meanwhile, else once more with it; so it may be asked twice. It waits for commands
+        being decided, not for their flush: until that is over, the books are put back as they were before.
         """
         epoch = self._epoch
         if not epoch & 1:
@@ -613,7 +627,9 @@ class Ledger:
             else:
                 if self._epoch == epoch:
                     return answer
-        with self._writing:
+        with self._books:
+            if self._state.journal is not None and not self._state.as_before:
+                self._state.swap()
             return ask(self._state)
 
     def state_at(self, *, size: int | None = None, time_us: int | None = None) -> State:

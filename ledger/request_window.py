@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ledger import vectors
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+def span_ms(request_ids: Sequence[bytes]) -> tuple[int, int]:
+    """Return the first and the last moment at which ids were made, in milliseconds since 1970."""
+    if vectors.worthwhile(len(request_ids)):
+        moments = vectors.numpy.frombuffer(b"".join(request_ids), dtype=">u8")[::2] >> 16
+        return int(moments.min()), int(moments.max())
+    first, last = (int.from_bytes(edge(request_ids)[:6], "big") for edge in (min, max))
+    return first, last
 
 
 def by_second(request_ids: Sequence[bytes], principal: str, locations: range) -> dict[int, tuple[list[bytes], Sequence[int]]]:
     """Return the keys of requests and their locations, by the second in which the ids were made; many are mostly of the same."""
     suffix = principal.encode()
-    first, last = (int.from_bytes(edge(request_ids)[:6], "big") // 1000 for edge in (min, max))
-    if first == last:
-        return {first: ([request_id + suffix for request_id in request_ids], locations)}
+    first_ms, last_ms = span_ms(request_ids)
+    if first_ms // 1000 == last_ms // 1000:
+        return {first_ms // 1000: ([request_id + suffix for request_id in request_ids], locations)}
     found: dict[int, tuple[list[bytes], list[int]]] = {}
     for location, request_id in zip(locations, request_ids, strict=True):
         second = int.from_bytes(request_id[:6], "big") // 1000
@@ -44,7 +55,7 @@ class RequestWindow:
 
     def all_new(self, request_ids: Sequence[bytes], principal: str, latest_ms: int) -> bool:
         """Return whether these ids all lie within the window, up to a moment, and none was booked or stands twice."""
-        first_ms, last_ms = (int.from_bytes(edge(request_ids)[:6], "big") for edge in (min, max))
+        first_ms, last_ms = span_ms(request_ids)
         if first_ms < self.low_water_second * 1000 or last_ms > latest_ms or len(set(request_ids)) < len(request_ids):
             return False
         found = by_second(request_ids, principal, range(len(request_ids)))

@@ -40,10 +40,10 @@ from ledger.records import (  # at run time too: the declared types of State are
     ScheduledMultiplier,
     Subscription,
 )
-from ledger.request_window import RequestWindow, by_second
+from ledger.request_window import RequestWindow, by_second, span_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+    from collections.abc import Iterator, MutableMapping, Sequence
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -110,33 +110,38 @@ class _Cells:
     def __init__(self, column: array[int]) -> None:
         self.column = column
 
-    def __setitem__(self, numbers: Any, values: Any) -> None:
-        vectors.view_of(self.column)[numbers] = values
+    def exchange(self, numbers: Any, values: Any) -> Any:
+        cells = vectors.view_of(self.column)
+        found = cells[numbers]
+        cells[numbers] = values
+        return found
 
 
-class _Keys:
-    """Keys that were added to a table together, as the journal keeps them."""
-
-    __slots__ = ("table",)
-
-    def __init__(self, table: dict[Any, Any]) -> None:
-        self.table = table
-
-    def __delitem__(self, keys: Iterable[Any]) -> None:
-        for key in keys:
-            del self.table[key]
-
-
-class _Records:
-    """Records that were removed from a table together, as the journal keeps them: their keys, and under these the records."""
+class _Rows:
+    """Records of a table as the journal keeps them that were added (old values: `_MISSING`) or removed together."""
 
     __slots__ = ("table",)
 
     def __init__(self, table: MutableMapping[Any, Any]) -> None:
         self.table = table
 
-    def __setitem__(self, keys: Iterable[Any], records: Iterable[Any]) -> None:
+    def exchange(self, keys: Sequence[Any], records: Any) -> Any:
+        if records is _MISSING:
+            return [self.table.pop(key) for key in keys]
         self.table.update(zip(keys, records, strict=True))
+        return _MISSING
+
+
+def _exchange(table: Any, key: Any, value: Any) -> Any:
+    """Put a value of the journal where it belongs, and return what was there."""
+    if isinstance(table, (_Cells, _Rows)):
+        return table.exchange(key, value)
+    found = table[key] if isinstance(table, array) else table.get(key, _MISSING)
+    if value is _MISSING:
+        del table[key]
+    else:
+        table[key] = value
+    return found
 
 
 def _without_trailing_zeros(column: array[int]) -> bytes:
@@ -256,6 +261,8 @@ class State:
     journal: list[Any] | None = field(default=None, compare=False)
     """Old values since `begin`, newest last: table, key, old value, and so on flat, since a tuple each would keep the garbage collector
     busy for a third of a settlement's time. None while nothing is journaled."""
+    as_before: bool = field(default=False, compare=False)
+    """True while everything is as it was at `begin`, and the journal keeps what was done since."""
     _saved: tuple[Any, ...] = field(default=(), compare=False)
 
     def put(self, table: MutableMapping[K, V], key: K, value: V) -> None:
@@ -275,7 +282,7 @@ class State:
         """Remove many records of a table and return them, in half the time of one by one; each must be there."""
         old = list(map(table.__getitem__, keys))
         if self.journal is not None:
-            self.journal += (_Records(table), keys, old)
+            self.journal += (_Rows(table), keys, old)
         for key in keys:
             del table[key]
         return old
@@ -398,7 +405,7 @@ class State:
 
     def window_holds(self, request_ids: Sequence[bytes], decision_time_us: int) -> bool:
         """Return whether these ids can be remembered together, up to a decision time: one by one, none would be forgotten or too old."""
-        return self.window_has_room(len(request_ids), int.from_bytes(min(request_ids)[:6], "big") // 1000, decision_time_us)
+        return self.window_has_room(len(request_ids), span_ms(request_ids)[0] // 1000, decision_time_us)
 
     def window_has_room(self, count: int, oldest_second: int, decision_time_us: int) -> bool:
         """Return whether so many ids can be remembered together, the oldest of which was made in this second."""
@@ -417,7 +424,7 @@ class State:
                 bucket = {}
                 self.put(seconds, second, bucket)
             if self.journal is not None:
-                self.journal += (_Keys(bucket), new, _MISSING)
+                self.journal += (_Rows(bucket), new, _MISSING)
             remembered = len(bucket) + len(new)
             bucket.update(zip(new, mine, strict=True))
             assert len(bucket) == remembered, "a request is booked once"
@@ -480,6 +487,7 @@ class State:
 
     def keep(self) -> None:
         """Forget the old values: what was done since `begin` is durable."""
+        assert not self.as_before, "what was done is there"
         self.journal = None
 
     def old_cells(self) -> Iterator[tuple[array[int], int, int]]:
@@ -494,15 +502,21 @@ class State:
             elif isinstance(table, _Cells):
                 yield from ((table.column, number, value) for number, value in zip(key.tolist(), old.tolist(), strict=True))
 
+    def swap(self) -> None:
+        """Put everything back as it was at `begin`; done a second time, do again what was done since."""
+        journal = self.journal
+        assert journal is not None, "nothing was begun"
+        places = range(0, len(journal), 3)
+        for place in places if self.as_before else reversed(places):
+            journal[place + 2] = _exchange(*journal[place : place + 3])
+        found = (self.size, self.last_decision_time_us, self.parts, self.requests.count, self.requests.low_water_second)
+        self.size, self.last_decision_time_us, self.parts, self.requests.count, self.requests.low_water_second = self._saved
+        self._saved = found
+        self.as_before = not self.as_before
+
     def undo(self) -> None:
         """Restore every old value: what was done since `begin` never happened."""
-        assert self.journal is not None, "nothing was begun"
-        journal = self.journal
-        while journal:
-            old, key, table = journal.pop(), journal.pop(), journal.pop()
-            if old is _MISSING:
-                del table[key]
-            else:
-                table[key] = old
-        self.size, self.last_decision_time_us, self.parts, self.requests.count, self.requests.low_water_second = self._saved
+        if not self.as_before:
+            self.swap()
+        self.as_before = False
         self.journal = None

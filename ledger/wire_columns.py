@@ -68,11 +68,11 @@ class Wire(NamedTuple):
         """
         numpy = vectors.numpy
         lengths = texts.stops - texts.starts
-        masks = _masks()[lengths, : int(lengths.max()) + 7 >> 3]
-        words = self.word[texts.starts[:, None] + 8 * numpy.arange(masks.shape[1])] & masks
-        if (words & _HIGH_BITS).any() or not self.byte[texts.stops - 1].all():
+        count = int(lengths.max()) + 7 >> 3
+        words = self.word[texts.starts[:, None] + 8 * numpy.arange(count)] & _masks(count).take(lengths, 0)
+        if int(numpy.bitwise_or.reduce(words, None)) & _HIGH_BITS or not self.byte[texts.stops - 1].all():
             raise KeyError("a name beyond ASCII, or that ends in a zero")
-        distinct = words[:1] if (words == words[0]).all() else words
+        distinct = words[:1] if (words[-1] == words[0]).all() and (words == words[0]).all() else words
         letters = distinct.astype("<u8", copy=False).view(numpy.uint8).astype(numpy.uint32)
         numbers = [table[name].number for name in letters.view(f"U{letters.shape[1]}").ravel().tolist()]
         return vectors.int64s(numbers) if len(distinct) == len(words) else numpy.full(len(words), numbers[0], dtype=numpy.int64)
@@ -82,7 +82,7 @@ def lay(messages: Sequence[bytes], reach: int) -> Wire:
     """Put messages behind each other; `reach` is how far beyond a message's start a byte is looked at, whatever its lengths say."""
     numpy = vectors.numpy
     data = b"".join([*messages, bytes(reach)])
-    stops = numpy.array([*map(len, messages)], dtype=numpy.int64).cumsum()
+    stops = numpy.fromiter(map(len, messages), numpy.int64, len(messages)).cumsum()
     starts = numpy.concatenate(([0], stops[:-1]))
     pair, word = (numpy.ndarray(len(data) - width + 1, f"<u{width}", data, strides=(1,)) for width in (2, 8))  # one at every byte
     return Wire(data, starts, stops, numpy.frombuffer(data, dtype=numpy.uint8), pair, word)
@@ -103,10 +103,10 @@ def varints(words: Any, widths: Any) -> tuple[Any, Any]:
 
 
 @functools.cache
-def _masks() -> Any:
-    """Return what keeps of 32 words the first bytes, from none to 255 of them."""
+def _masks(count: int) -> Any:
+    """Return what keeps of so many words the first bytes, from none to 255 of them."""
     numpy = vectors.numpy
-    return _below()[(numpy.arange(256)[:, None] - 8 * numpy.arange(32)).clip(0, 8)]
+    return _below()[(numpy.arange(256)[:, None] - 8 * numpy.arange(count)).clip(0, 8)]
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 Options of `ChainSettings`:
 
     nonces                 how many nonce accounts the fee payer has, numbered from 0 (16); as many transactions can be open at once
+    batch                  how many instructions a transaction carries at most, where they fit (12)
     priority_microlamports the least priority fee offered for a compute unit (0), above which recent fees decide
     priority_max           the most (1000000)
 
@@ -47,7 +48,7 @@ from chain_adapters.spl.measuring import holdings_at_one_slot
 from chain_adapters.spl.multiplier_view import SlotClock, schedule_at
 from chain_adapters.spl.names import account_of, mint_of, owner_of
 from chain_adapters.spl.planning import DurableNonce, Step, fee_lamports_max, plan
-from chain_adapters.spl.preparing import Preparation, recorded
+from chain_adapters.spl.preparing import NONCES_FOR_STOPS, Preparation, recorded
 from chain_adapters.spl.reading import position_at, read_slots
 from chain_adapters.spl.rpc import RpcClient
 from chain_adapters.spl.signing import required_signers, sign, signature_of
@@ -69,6 +70,7 @@ from stockledger.v1.chains_pb2 import (
 from stockledger.v1.errors_pb2 import Reason
 
 NONCES_DEFAULT: Final = 16
+BATCH_DEFAULT: Final = 12
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -109,6 +111,11 @@ class SplAdapter:
         self._finalised = ChainPosition()
         self._ledger = settings.ledger
         self._nonces = settings.whole_number("nonces", NONCES_DEFAULT)
+        if self._nonces <= NONCES_FOR_STOPS:
+            raise ValueError(f"option nonces is {self._nonces}; {NONCES_FOR_STOPS} is kept for stops, and movements need others")
+        self._batch = settings.whole_number("batch", BATCH_DEFAULT)
+        if self._batch == 0:
+            raise ValueError("option batch is 0; a transaction carries at least one instruction")
         lowest, highest = settings.whole_number("priority_microlamports", 0), settings.whole_number("priority_max", 1_000_000)
         self._prices = PriceRange(lowest, highest)
 
@@ -132,7 +139,7 @@ class SplAdapter:
                     ChainCapability.CHAIN_CAPABILITY_SEND,
                 }
             ),
-            instructions_per_transaction_max=12,
+            instructions_per_transaction_max=self._batch,
             final_after_seconds=15,
         )
 
@@ -201,7 +208,8 @@ class SplAdapter:
         client = self._client()
         signers = self._settings.signers
         final = self.finalised().number
-        return Preparation(self.chain, client, final, self._ledger, self._nonces, self._prices, signers, state).run(instructions)
+        round_ = Preparation(self.chain, client, final, self._ledger, self._nonces, self._batch, self._prices, signers, state)
+        return round_.run(instructions)
 
     @_named
     def replace(self, transaction: OpenTransaction, *, cancel: bool = False) -> Transaction | None:

@@ -10,6 +10,7 @@ Source: solana.com, durable transaction nonces; agave `runtime/src/bank/check_tr
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from solders.hash import Hash
@@ -21,7 +22,7 @@ from chain_adapters.spl.addresses import SYSTEM_PROGRAM
 from chain_adapters.spl.errors import AccountMalformed, HistoryBroken
 from chain_adapters.spl.history import read_range
 from chain_adapters.spl.planning import DurableNonce
-from chain_adapters.spl.rpc import Account, RpcClient
+from chain_adapters.spl.rpc import ACCOUNTS_MAX, Account, RpcClient
 from chain_adapters.spl.transactions import LandedTransaction, NonceAdvanced, decode
 
 
@@ -80,6 +81,24 @@ def final_nonce(client: RpcClient, address: Pubkey, through_slot: int | None = N
         raise AccountMalformed(f"there is no nonce account at {address}")
     nonce = _nonce_of(account)
     return DurableNonce(address, nonce.authority, nonce.value, slot)
+
+
+def final_nonces(client: RpcClient, addresses: Sequence[Pubkey], through_slot: int) -> Iterator[DurableNonce]:
+    """Yield those of some nonce accounts whose last change is final: many at a question, and one more for each that is taken.
+
+    Raises: AccountMalformed on coming to one that is none.
+    """
+    for start in range(0, len(addresses), ACCOUNTS_MAX):
+        part = addresses[start : start + ACCOUNTS_MAX]
+        slot, found = client.accounts(part)
+        for address, account in zip(part, found, strict=True):
+            newest = client.newest_signature(address)
+            if newest is not None and newest.slot > through_slot:
+                continue
+            if account is None:
+                raise AccountMalformed(f"there is no nonce account at {address}")
+            nonce = _nonce_of(account)
+            yield DurableNonce(address, nonce.authority, nonce.value, slot)
 
 
 def fate_of(client: RpcClient, message: bytes, signature: str, *, since_slot: int, through_slot: int) -> Verdict:

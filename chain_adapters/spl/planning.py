@@ -21,6 +21,8 @@ from chain_adapters.spl.errors import TransactionTooLarge
 
 TRANSACTION_BYTES_MAX: Final = 1232
 """IPv6's smallest packet of 1280 bytes less its headers."""
+PART: Final = "/part"
+"""Ends the name of a step that does only a part of an instruction, which is done with another."""
 
 _SIGNATURE_BYTES: Final = 64
 MEMO_PREFIX: Final = "stockledger:"

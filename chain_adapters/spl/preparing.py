@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from solders.message import Message
 from solders.pubkey import Pubkey
@@ -30,9 +30,9 @@ from chain_adapters.spl.fees import PriceRange
 from chain_adapters.spl.history import read_range
 from chain_adapters.spl.names import account_of, mint_of, owner_of
 from chain_adapters.spl.observation import FAILURE_TEXT_MAX
-from chain_adapters.spl.planning import DurableNonce, PlannedTransaction, Step, plan
+from chain_adapters.spl.planning import PART, DurableNonce, PlannedTransaction, Step, plan
 from chain_adapters.spl.projection import CAPABLE, MOVES, Doing, Holder, Satisfied, TokenState, Unfit, carry_out, rests_on
-from chain_adapters.spl.rpc import SLOT_MAX, RpcClient
+from chain_adapters.spl.rpc import ACCOUNTS_MAX, SLOT_MAX, Account, RpcClient
 from chain_adapters.spl.signing import required_signers
 from chain_adapters.spl.transactions import (
     AuthoritySet,
@@ -58,6 +58,7 @@ NONCES_FOR_STOPS: Final = 1
 _CONTROLS: Final = (PauseChanged, MultiplierSet, AuthoritySet, HookSet, DefaultStateSet)
 """What changes how a mint stands; movements and freezes of its accounts do not."""
 _CLOCK: Final = Pubkey.from_string("SysvarC1ock11111111111111111111111111111111")
+_Answer = TypeVar("_Answer")
 
 
 @dataclass
@@ -70,6 +71,8 @@ class Preparation:
     ledger: str
     nonces: int
     """How many nonce accounts the fee payer has."""
+    batch: int
+    """How many instructions a transaction carries at most."""
     prices: PriceRange
     signers: Collection[str]
     """Accounts that can sign here."""
@@ -86,7 +89,12 @@ class Preparation:
 
         Raises: KeyMissing, FundsInsufficient, ChainIncapable, DeploymentUnfit; SolanaError.
         """
+        for instruction in instructions:
+            if instruction.kind not in CAPABLE:
+                kind = InstructionKind.Name(instruction.kind)
+                raise ChainIncapable(self.chain, f"instruction {instruction.instruction} asks for {kind}")
         payer = self._payer()
+        self._read_tokens(instructions)
         for opened in self.state.open_transactions:
             for version in opened.versions:
                 self._undecided |= _controls_of(Message.from_bytes(version.payload))
@@ -100,10 +108,7 @@ class Preparation:
 
     def _steps_of(self, instruction: Instruction, payer: Pubkey) -> Iterator[_Wanted]:
         """Yield the step of an instruction, or note why there is none now."""
-        if instruction.kind not in CAPABLE:
-            kind = InstructionKind.Name(instruction.kind)
-            raise ChainIncapable(self.chain, f"instruction {instruction.instruction} asks for {kind}")
-        token = self._token_state(instruction) if instruction.token else None
+        token = self._tokens[instruction.token] if instruction.token else None
         if token is not None and rests_on(instruction, token) & self._undecided:
             return
         reporter = self._key_with(ChainKeyRole.CHAIN_KEY_ROLE_REPORTER, instruction.instrument)
@@ -113,12 +118,13 @@ class Preparation:
             failure = ChainFailure.CHAIN_FAILURE_PAUSED if lifts else ChainFailure.CHAIN_FAILURE_KEY_WITHOUT_ROLE
             outcome = Unfit(failure, "", for_ever=False)
         match outcome:
-            case Doing(parts):
+            case Doing(parts, _, is_part):
                 for part in parts:
                     accounts = [meta.pubkey for meta in part.accounts]
                     self._undecided.update(controls_changed(part.program_id, bytes(part.data), accounts))
-                alone = instruction.failure == ChainFailure.CHAIN_FAILURE_IN_COMPANY
-                step = Step(f"{self.ledger}/{instruction.instruction}", parts, instruction.legal_reference)
+                alone = is_part or instruction.failure == ChainFailure.CHAIN_FAILURE_IN_COMPANY
+                name = f"{self.ledger}/{instruction.instruction}" + (PART if is_part else "")
+                step = Step(name, parts, instruction.legal_reference)
                 yield _Wanted(step, instruction.rank, alone)
             case Satisfied():
                 if token is None or self._is_settled(token, instruction):
@@ -161,25 +167,37 @@ class Preparation:
 
     # The token as it stands
 
-    def _token_state(self, instruction: Instruction) -> TokenState:
-        """Read the mint once a round, and the holders that an instruction names."""
-        known = self._tokens.get(instruction.token)
-        if known is None:
-            address = mint_of(self.chain, instruction.token)
-            _, (mint_account, clock) = self.client.accounts([address, _CLOCK])
-            if mint_account is None or clock is None:
-                raise DeploymentUnfit(self.chain, f"there is no mint at {address}")
-            now = int.from_bytes(clock.data[32:40], "little", signed=True)
-            known = TokenState(address, decode_mint(mint_account.data), now, {})
-        holders = dict(known.holders)
-        for account in (instruction.source, instruction.destination):
-            if account and account not in holders:
-                owner = owner_of(account)
-                _, found = self.client.token_accounts_of(owner, known.address)
-                accounts = {one.address: decode_token_account(one.data) for one in found}
-                holders[account] = Holder(owner, associated_account(owner, known.address), accounts)
-        token = self._tokens[instruction.token] = TokenState(known.address, known.mint, known.time, holders)
-        return token
+    def _read_tokens(self, instructions: Sequence[Instruction]) -> None:
+        """Read the mints, and the holders that instructions name: all accounts of who gives or is frozen, one of who only takes."""
+        for token in dict.fromkeys(each.token for each in instructions if each.token):
+            those = [each for each in instructions if each.token == token]
+            mint = mint_of(self.chain, token)
+            givers = {each.source: owner_of(each.source) for each in those if each.source}
+            takers = {each.destination: owner_of(each.destination) for each in those if each.destination and each.destination not in givers}
+            associated = {account: associated_account(owner, mint) for account, owner in (givers | takers).items()}
+            found = self._accounts([mint, _CLOCK, *(associated[account] for account in takers)])
+            if mint not in found or _CLOCK not in found:
+                raise DeploymentUnfit(self.chain, f"there is no mint at {mint}")
+            held = {account: [found[associated[account]]] if associated[account] in found else [] for account in takers}
+            held |= {account: self._current(self.client.token_accounts_of(owner, mint)) for account, owner in givers.items()}
+            holders = {
+                account: Holder(owner, associated[account], {one.address: decode_token_account(one.data) for one in held[account]})
+                for account, owner in (givers | takers).items()
+            }
+            now = int.from_bytes(found[_CLOCK].data[32:40], "little", signed=True)
+            self._tokens[token] = TokenState(mint, decode_mint(found[mint].data), now, holders)
+
+    def _accounts(self, addresses: Sequence[Pubkey]) -> dict[Pubkey, Account]:
+        parts = (addresses[start : start + ACCOUNTS_MAX] for start in range(0, len(addresses), ACCOUNTS_MAX))
+        return {one.address: one for part in parts for one in self._current(self.client.accounts(part)) if one is not None}
+
+    def _current(self, answer: tuple[int, _Answer]) -> _Answer:
+        """Return what an answer found, if it is no older than the books: another node that lags may have stepped in."""
+        slot, found = answer
+        if slot < self.state.cursor.number:
+            text = f"the node at {self.client.host} answered for slot {slot}, before the cursor at {self.state.cursor.number}"
+            raise errors.NodeBehind("getMultipleAccounts", text)
+        return found
 
     def _is_settled(self, token: TokenState, instruction: Instruction) -> bool:
         """Say whether what an outcome rests on is final: nothing after `final` touched the accounts concerned, or a power over the mint."""
@@ -208,7 +226,7 @@ class Preparation:
                 if nonce is None:
                     return planned
                 try:
-                    [one] = plan(rest, payer, [nonce], price)
+                    [one] = plan(rest[: self.batch], payer, [nonce], price)
                 except errors.TransactionTooLarge:
                     # An owner may have spread units over more accounts than one transaction can name.
                     self._waiting[instruction_of(rest.pop(0).instruction_id)] = ChainFailure.CHAIN_FAILURE_OTHER
@@ -220,21 +238,16 @@ class Preparation:
 
     def _free_nonces(self, payer: Pubkey) -> Iterator[DurableNonce]:
         used = {version.sequence.one_time_value.account for one in self.state.open_transactions for version in one.versions}
-        for number in range(self.nonces):
-            address = programs.derived_nonce_account(payer, number)
-            if str(address) in used:
-                continue
-            try:
-                nonce = fate.final_nonce(self.client, address, self.final)
-            except errors.AccountMalformed as missing:
-                raise KeyMissing(self.chain, f"nonce account {number} of {payer} is not open: {missing}") from missing
-            if nonce is not None:
-                yield nonce
+        addresses = [programs.derived_nonce_account(payer, number) for number in range(self.nonces)]
+        try:
+            yield from fate.final_nonces(self.client, [address for address in addresses if str(address) not in used], self.final)
+        except errors.AccountMalformed as missing:
+            raise KeyMissing(self.chain, f"not all {self.nonces} nonce accounts of {payer} are open: {missing}") from missing
 
 
 def instruction_of(name: str) -> str:
     """Return the ledger's id of an instruction from what the chain is told, "<ledger>/<instruction>"."""
-    return name.rpartition("/")[2]
+    return name.removesuffix(PART).rpartition("/")[2]
 
 
 def recorded(chain: str, planned: PlannedTransaction) -> Transaction:
@@ -245,7 +258,7 @@ def recorded(chain: str, planned: PlannedTransaction) -> Transaction:
         key=account_of(chain, payer),
         sequence=TransactionSequence(one_time_value=value),
         payload=planned.message,
-        instructions=[instruction_of(name) for name in planned.instruction_ids],
+        instructions=[instruction_of(name) for name in planned.instruction_ids if not name.endswith(PART)],
         fee_max=str(planned.fee_lamports_max),
         cosigners=[account_of(chain, address) for address in cosigners],
     )

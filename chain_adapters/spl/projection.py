@@ -4,7 +4,7 @@ MINT              open the destination's account if need be, mint
 BURN              burn by the permanent delegate, from as many accounts of the owner as it takes
 FORCE_TRANSFER    the same, transferring; from or to a frozen account: thaw, transfer, freeze
 SEND              transfer, signed by our wallet
-FREEZE            open the account if need be, then freeze it: an owner without one cannot receive unseen
+FREEZE            open the account if need be, then freeze it, and every other of the owner: who has none cannot receive unseen
 PAUSE             Token-2022 has one pause for transfer, mint and burn: any operation pauses all
 SET_MULTIPLIER    schedule the binary64 nearest to it
 ANCHOR_CHECKPOINT a memo signed by the reporter
@@ -50,6 +50,10 @@ MOVES: Final = frozenset(
 )
 
 
+FREEZES_MAX: Final = 12
+"""Accounts of one owner that are frozen or thawed in one transaction; 15 would fit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Holder:
     """The token accounts of one owner, the associated one first, whether it is there or not."""
@@ -93,6 +97,8 @@ class Doing:
 
     instructions: tuple[ChainInstruction, ...]
     signers: frozenset[tuple[Pubkey, ChainKeyRole.ValueType]]
+    is_part: bool = False
+    """True where the instruction is not done with it, and is to be carried out again."""
 
     def within(self, before: ChainInstruction, after: ChainInstruction, signer: Pubkey, role: ChainKeyRole.ValueType) -> Doing:
         """Return the same with something done before it and undone after it."""
@@ -248,13 +254,18 @@ def _freeze(instruction: Instruction, token: TokenState, payer: Pubkey) -> Outco
     if guard is None:
         return _without_role("the mint has no freeze authority any more")
     change = token_2022.freeze if instruction.frozen else token_2022.thaw
-    instructions = [change(token.address, address, guard) for address in sorted(wrong, key=bytes)]
+    signers = frozenset({(guard, instruction.role)})
+    in_order = sorted(wrong, key=lambda address: (address == holder.associated, -holder.accounts[address].units, bytes(address)))
+    if len(in_order) > FREEZES_MAX:
+        # Whoever opens many accounts is frozen all the same; the associated one, by which a freeze is seen, comes last.
+        return Doing(tuple(change(token.address, address, guard) for address in in_order[:FREEZES_MAX]), signers, is_part=True)
+    instructions = [change(token.address, address, guard) for address in in_order]
     if instruction.frozen and not holder.is_open:
         opened = [programs.create_associated_account(payer, holder.owner, token.address)]
         if token.mint.default_account_state is not token_2022.AccountState.FROZEN:
             opened.append(token_2022.freeze(token.address, holder.associated, guard))
         instructions = [*opened, *instructions]
-    return Doing(tuple(instructions), frozenset({(guard, instruction.role)}))
+    return Doing(tuple(instructions), signers)
 
 
 def _pause(instruction: Instruction, token: TokenState) -> Outcome:

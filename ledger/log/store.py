@@ -215,7 +215,7 @@ class Log:
         longest = max(map(len, entries))
         assert longest <= ENTRY_BYTES_MAX, f"an entry of {longest} bytes"
         assert ledger_id and self.ledger_id in (None, ledger_id), (ledger_id, self.ledger_id)
-        growth = self.tree.extend(leaf_hashes(entries))
+        growth = self.tree.append(entries)
         self._doubtful = batch = _Batch(ledger_id, topics, entries, growth)
         try:
             backend.append(ledger_id, leaf_version(growth.old_size), topics, entries, growth.tiles)

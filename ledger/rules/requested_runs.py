@@ -47,8 +47,7 @@ def read_requests(state: State, requests: Sequence[bytes]) -> Requested | None:
         if not named.all() or (byte[starts + 1] != _ID_CHARACTERS).any():
             return None
         fields = starts + 2 + _ID_CHARACTERS
-        texts = word[starts[:, None] + (2, 10, 18, 26, 34)].view(vectors.numpy.uint8)[:, :_ID_CHARACTERS]
-        request_ids = parse_request_ids(texts.tobytes().decode("latin-1"))
+        request_ids = parse_request_ids(word[starts[:, None] + (2, 10, 18, 26, 34)].view(vectors.numpy.uint8))
         if request_ids is None:
             return None
     instruments, lengths = wire.texts(fields + 1)

@@ -174,7 +174,7 @@ def test_an_operator_reads_again_from_the_command_line(market: Market, liar: Hid
         chain = f"{market.rig.chain}={node_url}"
         return run_process("reread", "--chain", chain, "--ledger-address", server.address, *flags)
 
-    with ServerProcess(market.store, "--local-principals", "true") as server:
+    with ServerProcess(market.store, local_principals=True) as server:
         told = run(server, market.rig.node_url, "--validate-only", "--json")
         assert (told.code, told.json["booked"], len(told.json["missed"])) == (0, False, 1), told.err
         told = run(server, market.rig.node_url)

@@ -166,7 +166,7 @@ def test_after_a_doubtful_fault_nothing_is_tried_again_unasked(books):
 
 @pytest.mark.parametrize("kind", ["refused", "repeat", "validate_only", "read", "as_of", "register"])
 def test_no_answer_leaves_before_what_it_rests_on_is_durable(books, kind):
-    """A refusal or a repeat that was decided on a provisional batch shares the batch's fate."""
+    """A refusal or a repeat that was decided on a provisional batch shares the batch's fate; a read sees the books before it."""
     command = {
         "refused": transfer(0, 1, UNITS, request_id=request_id(2)),
         "repeat": transfer(0, 1, UNITS, request_id=request_id(1)),
@@ -175,6 +175,7 @@ def test_no_answer_leaves_before_what_it_rests_on_is_durable(books, kind):
         "register": ListRegisterRequest(instrument="AAPLx"),
         "as_of": GetHoldingRequest(instrument="AAPLx", account=ACCOUNTS[1], as_of=AsOf(size=books.size)),
     }[kind]
+    is_read, read = kind in ("read", "as_of", "register"), threading.Event()
     faulty = make_faulty(books)
     gate = Gate(faulty)
     order = []
@@ -191,20 +192,25 @@ def test_no_answer_leaves_before_what_it_rests_on_is_durable(books, kind):
             assert error.reason_name == "UNITS_INSUFFICIENT"  # noqa: PT017 - one of two outcomes
             answer = None
         order.append("answered")
-        assert kind == "as_of" or (books.size > before and gate.opened.is_set())
-        if kind == "read":
-            assert answer.holding.units == 2 * UNITS
-        if kind == "as_of":
-            assert answer.holding.units == UNITS
+        assert is_read or (books.size > before and gate.opened.is_set())
+        if is_read:
+            assert answer.size == before
+            units = answer.holding.units if kind != "register" else {each.account: each.units for each in answer.holdings}[ACCOUNTS[1]]
+            assert units == books.holding("AAPLx", ACCOUNTS[1]) == UNITS
+            read.set()
 
     def third():
         assert gate.entered.wait(30)
-        time.sleep(0.05)
+        if is_read:
+            assert read.wait(30), "a read does not wait for a flush"
+        else:
+            time.sleep(0.05)
         order.append("flushed")
         gate.opened.set()
 
     run(first, second, third)
-    assert order == (["answered", "flushed"] if kind == "as_of" else ["flushed", "answered"])
+    assert order == (["answered", "flushed"] if is_read else ["flushed", "answered"])
+    assert books.holding("AAPLx", ACCOUNTS[1]) == 2 * UNITS
     sound(books)
 
 

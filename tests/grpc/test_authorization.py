@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from grpc_server_thread import GRANTS, METHODS, Client, RunningServer, book, market
 
-from services.grpc_server.authorization import ROLES, TABLE, Permission, admits, cells_of, permission_of
+from ledger.sent_transfers import SentTransfers
+from services.grpc_server.authorization import ROLES, TABLE, Permission, admits, authorize_all, cells_of, permission_of
 from services.grpc_server.subjects import HARMLESS, KINDS, Kind, fields_of
 from services.grpc_server.visibility import COLUMNS, HIDDEN_EVENTS, PRIVATE_EVENTS, PUBLIC_EVENTS, REQUESTERS_EVENTS
 from stockledger.v1.approvals_pb2 import GrantRoleRequest, RevokeRoleRequest, Role
 from stockledger.v1.events_pb2 import Entry
 from stockledger.v1.holds_pb2 import HoldPurpose, PlaceHoldRequest
+from stockledger.v1.transfers_pb2 import TransferUnitsRequest
 
 PRINCIPAL_OF = {role: principal for principal, (role, _) in GRANTS.items() if principal != "broker-b"}
 OWN = {
@@ -216,3 +220,25 @@ def test_a_revoked_role_ends_at_once(server, clients):
     assert clients["nobody-1"].reason("AccountService/GetAccount", request) == "OK"
     book(server.books, RevokeRoleRequest(principal="nobody-1", role=Role.ROLE_AUDITOR))
     assert clients["nobody-1"].reason("AccountService/GetAccount", request) == "NOT_PERMITTED"
+
+
+def test_transfers_of_a_stream_are_permitted_as_each_alone():
+    """A broker's are looked at together where all accounts are his own; nothing but accounts and the instrument may be named by them."""
+    named = {(field.name, field.kind) for field in fields_of(TransferUnitsRequest.DESCRIPTOR).subjects}
+    assert named == {("instrument", Kind.INSTRUMENT), ("source", Kind.ACCOUNT), ("destination", Kind.ACCOUNT)}
+    ends = ("book:broker-a/alice", "book:broker-a/bob", "book:broker-b/bob", "book:house", "book:nobody", "ledger:issuance", "")
+    each = [TransferUnitsRequest(source=source, destination=destination) for source in ends for destination in ends]
+    rpc = "TransferService/StreamTransfers"
+    with market() as books:
+
+        def asked(principal: str, requests: Any) -> tuple[Any, list[bool]]:
+            permission, refusals = books.look(lambda state: authorize_all(state, principal, frozenset(), rpc, requests))
+            return permission, [refused is not None for refused in refusals]
+
+        for principal in ("broker-a", "operator-1", "nobody"):
+            for request in each:
+                assert asked(principal, SentTransfers([request.SerializeToString()])) == asked(principal, (request,))
+            together = SentTransfers([request.SerializeToString() for request in each])
+            assert asked(principal, together) == asked(principal, each)
+        foreign = [not {request.source, request.destination} <= {*ends[:2], ""} for request in each]
+        assert asked("broker-a", each)[1] == foreign

@@ -11,7 +11,8 @@ from durable import open_funded, transfer, url_of
 from grpc_server_thread import Client, RunningServer
 from postgres_pair import Node, base_backup, make_primary, programs, run_program, scratch
 from server_crashes import asking
-from server_processes import ServerProcess, check_booked_once, first_answer_after, running
+from server_process import ServerProcess
+from server_processes import check_booked_once, first_answer_after, running
 
 from ledger import Ledger, Signer
 from ledger.errors import DataLoss
@@ -40,7 +41,7 @@ def test_sqlite_is_backed_up_under_load_and_an_older_backup_is_recognised(tmp_pa
     url, kept = url_of(tmp_path), tmp_path / "elsewhere.checkpoint"
     open_funded(url).close()
     base_us = time.time_ns() // 1000
-    server = ServerProcess(url, tmp_path, checkpoint_file=kept, checkpoint_seconds=1)
+    server = ServerProcess(url, checkpoint_file=kept, checkpoint_seconds=1)
     with running(server), asking([server.address], base_us) as askers:
         first_answer_after(askers, time.monotonic())
         seen = sum(len(asker.acknowledged) for asker in askers)
@@ -169,7 +170,7 @@ def test_postgresql_is_copied_as_files_under_load(tmp_path):
         try:
             url = f"{primary.uri}?ledger=acme"
             open_funded(url).close()
-            server = ServerProcess(url, tmp_path)
+            server = ServerProcess(url)
             with running(server), asking([server.address], time.time_ns() // 1000) as askers:
                 first_answer_after(askers, time.monotonic())
                 size = book_size(url)
@@ -199,7 +200,7 @@ def test_a_server_writes_snapshots_as_it_goes(tmp_path):
     url = url_of(tmp_path)
     open_funded(url).close()
     path = Path(f"{tmp_path}/books.db.snapshot")
-    server = ServerProcess(url, tmp_path, snapshot_entries=20, snapshot_seconds=0)
+    server = ServerProcess(url, snapshot_entries=20, snapshot_seconds=0)
     with running(server), asking([server.address], time.time_ns() // 1000):
         end = time.monotonic() + 60
         while not path.exists():
@@ -216,6 +217,6 @@ def test_a_server_writes_snapshots_as_it_goes(tmp_path):
 def test_a_server_on_postgresql_stops_cleanly_without_a_place_for_snapshots(postgres, tmp_path):
     url = postgres.new_url()
     open_funded(url).close()
-    server = ServerProcess(url, tmp_path)
+    server = ServerProcess(url)
     with running(server):
         assert server.stop() == 0, server.told

@@ -478,7 +478,7 @@ def test_a_server_killed_again_and_again_loses_and_doubles_nothing(tmp_path):
     wanted = {name: [funded_transfer(n % 4, (n + 1) % 4, request_id=new_request_id()) for n in range(400)] for name in ("a", "b")}
     streamed = [funded_transfer(n % 4, (n + 1) % 4, request_id=new_request_id()) for n in range(6_000)]
     acknowledged, seen, done = {}, [], threading.Event()
-    with ServerProcess(store, "--operators", "operator") as server, Client(server.address, seconds=60) as client:
+    with ServerProcess(store, operators="operator") as server, Client(server.address, seconds=60) as client:
 
         def execute(commands):
             for command in commands:

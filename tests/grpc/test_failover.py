@@ -8,7 +8,8 @@ import pytest
 from durable import open_funded, transfer
 from postgres_pair import postgres_pair, until
 from server_crashes import asking
-from server_processes import ServerProcess, check_booked_once, first_answer_after, running
+from server_process import ServerProcess
+from server_processes import check_booked_once, first_answer_after, running
 
 from ledger import Ledger
 from ledger.errors import LedgerError, Unavailable
@@ -27,12 +28,12 @@ def url_of(*nodes):
 
 
 @pytest.mark.slow
-def test_a_standby_is_promoted_under_load(pair, tmp_path):
+def test_a_standby_is_promoted_under_load(pair):
     primary, standby = pair
     url = url_of(primary, standby)
     open_funded(url).close()
     base_us = time.time_ns() // 1000
-    servers = [ServerProcess(url, tmp_path) for _ in range(2)]
+    servers = [ServerProcess(url) for _ in range(2)]
     with running(*servers), asking([server.address for server in servers], base_us) as askers:
         first_answer_after(askers, time.monotonic())
         time.sleep(1)

@@ -10,12 +10,12 @@ TAKE_OVER_SECONDS_MAX = 2
 
 
 @pytest.mark.slow
-def test_two_servers_on_postgresql(postgres, tmp_path):
-    acknowledged, took = kill_leaders(postgres.new_url(), tmp_path, 4, 1)
+def test_two_servers_on_postgresql(postgres):
+    acknowledged, took = kill_leaders(postgres.new_url(), 4, 1)
     assert acknowledged > 50
     assert max(took) < TAKE_OVER_SECONDS_MAX
 
 
 @pytest.mark.slow
 def test_one_server_on_sqlite(tmp_path):
-    assert kill_the_only_one(url_of(tmp_path), tmp_path, 3, 1) > 50
+    assert kill_the_only_one(url_of(tmp_path), 3, 1) > 50

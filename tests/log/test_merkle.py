@@ -29,7 +29,9 @@ from ledger.log.merkle import (
 )
 
 SIZE_MAX = 3000
-LEAVES = leaf_hashes(str(index).encode() for index in range(SIZE_MAX))
+ENTRIES = [str(index).encode() * (1 + index % 400 * (index % 37 == 0)) for index in range(SIZE_MAX)]
+"""Some are too long to be kept."""
+LEAVES = leaf_hashes(ENTRIES)
 
 
 def definition(start: int, stop: int) -> bytes:
@@ -54,7 +56,7 @@ def read(level: int, index: int) -> bytes:
 def peer() -> pymerkle.InmemoryTree:
     tree = pymerkle.InmemoryTree(algorithm="sha256")
     for index in range(SIZE_MAX):
-        tree.append_entry(str(index).encode())
+        tree.append_entry(ENTRIES[index])
     return tree
 
 
@@ -174,14 +176,17 @@ def test_growth_in_any_batches_gives_one_tree(batches):
     assert again.root() == store.tree.root()
 
 
-@given(st.lists(st.tuples(st.integers(1, 300), st.sampled_from(["nothing", "root", "proof", "a growth that is dropped"])), max_size=8))
+QUESTIONS = st.sampled_from(["nothing", "root", "proof", "a growth that is dropped"])
+
+
+@given(st.lists(st.tuples(st.one_of(st.integers(1, 3), st.integers(1, 300)), st.booleans(), QUESTIONS), max_size=12))
 def test_asking_between_growths_changes_nothing(steps):
     """The newest leaves are put into the tree when somebody asks: whoever asks, and whenever, it is the same tree."""
     store = TileStore()
     tree = store.tree
-    for count, question in steps:
+    for count, kept, question in steps:
         size = tree.size + count
-        growth = tree.extend(LEAVES[tree.size : size])
+        growth = tree.append(ENTRIES[tree.size : size]) if kept else tree.extend(LEAVES[tree.size : size])
         store.tiles.update({(tile.level, tile.number): tile.hashes for tile in growth.tiles})
         tree.commit(growth)
         if question == "root":
@@ -189,7 +194,7 @@ def test_asking_between_growths_changes_nothing(steps):
         elif question == "proof":
             verify_inclusion(LEAVES[size - 1], size - 1, size, tree.inclusion_proof(size - 1, size), root_at(size, read))
         elif question != "nothing":
-            dropped = tree.extend(LEAVES[:count])
+            dropped = tree.append(ENTRIES[:count])
             assert dropped.root() == Tree(read).extend(LEAVES[:size] + LEAVES[:count]).root()
     assert tree.root() == root_at(tree.size, read)
     assert set(store.tiles) == {(0, number) for number in range(tree.size // 256)}

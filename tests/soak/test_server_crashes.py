@@ -12,8 +12,8 @@ from server_crashes import kill_leaders, kill_the_only_one
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(10, 14))
-def test_two_servers_on_postgresql(postgres, tmp_path, seed):
-    acknowledged, took = kill_leaders(postgres.new_url(), tmp_path, 25, seed)
+def test_two_servers_on_postgresql(postgres, seed):
+    acknowledged, took = kill_leaders(postgres.new_url(), 25, seed)
     print(f"{acknowledged} acknowledged; seconds to the next answer: median {statistics.median(took):.2f}, longest {max(took):.2f}")
     assert acknowledged > 1_000
     assert max(took) < 2
@@ -23,4 +23,4 @@ def test_two_servers_on_postgresql(postgres, tmp_path, seed):
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(20, 24))
 def test_one_server_on_sqlite(tmp_path, seed):
-    assert kill_the_only_one(url_of(tmp_path), tmp_path, 25, seed) > 1_000
+    assert kill_the_only_one(url_of(tmp_path), 25, seed) > 1_000

@@ -12,8 +12,6 @@ import tomllib
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from solana_node import ROOT
-from solders.instruction import AccountMeta
-from solders.instruction import Instruction as ChainInstruction
 from solders.keypair import Keypair
 from spl_chain import Token, wait_for
 
@@ -32,9 +30,9 @@ from chain_adapters.protocol import (
     ProjectionState,
     find_adapter,
 )
-from chain_adapters.spl import programs, token_2022
+from chain_adapters.spl import token_2022
 from chain_adapters.spl.adapter import connect
-from chain_adapters.spl.addresses import TOKEN_2022_PROGRAM, chain_id
+from chain_adapters.spl.addresses import chain_id
 from chain_adapters.spl.fees import PriceRange
 from chain_adapters.spl.multiplier import SCALE, encode_multiplier
 from chain_adapters.spl.signing import ChainSigner
@@ -272,6 +270,25 @@ def test_many_instructions_share_transactions_as_far_as_nonces_go(world):
     assert world.units(*owners[: len(taken)]) == [sum(range(1, len(taken) + 1)), *range(1, len(taken) + 1)]
 
 
+def test_options_that_cannot_be(world):
+    for options, words in (({"nonces": "1"}, "kept for stops"), ({"batch": "0"}, "at least one"), ({"batch": "two"}, "not a whole number")):
+        with pytest.raises(ValueError, match=words):
+            connect(dataclasses.replace(world.settings, options=options))
+    by_two = connect(dataclasses.replace(world.settings, options={"nonces": "4", "batch": "2"}))
+    asked = [world.instruction(MINT, 1, destination=Keypair().pubkey()) for _ in range(5)]
+    assert [len(one.instructions) for one in by_two.prepare(asked, world.state).transactions] == [2, 2, 1]
+    assert by_two.describe().instructions_per_transaction_max == 2
+    by_two.close()
+
+
+def test_nothing_is_concluded_from_a_node_behind_the_books(world, alice):
+    """A holder thawed at the cursor may still be frozen there, and a mint to him be refused for ever."""
+    ahead = ChainPosition(number=world.node.client.latest_slot() + 100_000, hash="x")
+    for asked in (world.instruction(MINT, 1, destination=alice), world.instruction(BURN, 1, source=alice)):
+        with pytest.raises(ChainUnavailable, match="before the cursor"):
+            world.adapter.prepare([asked], dataclasses.replace(world.state, cursor=ahead))
+
+
 def test_one_that_failed_in_company_goes_alone(world, alice):
     marked = world.instruction(MINT, 1, destination=alice, failure=ChainFailure.CHAIN_FAILURE_IN_COMPANY)
     others = [world.instruction(MINT, 1, destination=alice) for _ in range(2)]
@@ -384,12 +401,27 @@ def test_units_in_more_accounts_than_a_transaction_can_name_stop_nobody_else(wor
     owner = world.node.key()
     world.token.mint_to(world.token.open(owner.public_key), 30)
     for _ in range(30):
-        account = second_account(world, owner)
+        account = world.token.open_another(owner.public_key)
         assert world.token.transfer(owner, world.token.open(owner.public_key), account, 1).error is None
     everything, some = world.instruction(FORCE, 30, owner.public_key, bob), world.instruction(FORCE, 5, owner.public_key, bob)
     prepared = world.record(everything, some)
     assert prepared.waiting == {everything.instruction: ChainFailure.CHAIN_FAILURE_OTHER}
     assert [list(one.instructions) for one in prepared.transactions] == [[some.instruction]]
+
+
+def test_who_opens_many_accounts_is_frozen_all_the_same(world):
+    owner = world.node.key()
+    accounts = [world.token.open(owner.public_key), *(world.token.open_another(owner.public_key) for _ in range(14))]
+    freeze = world.instruction(FREEZE, source=owner.public_key, frozen=True)
+    prepared = world.record(freeze)
+    assert [list(one.instructions) for one in prepared.transactions] == [[]], "a part of it, which does not end it"
+    assert not world.record(freeze).transactions, "one part after the other"
+    world.adapter.send(world.open[0].versions[0])
+    observations, _ = world.read_until_landed()
+    assert not observations
+    observations, [landed] = world.carry_out(freeze)
+    assert ([one.instruction for one in observations], landed.failure) == ([freeze.instruction], 0)
+    assert all(world.token.account(account).is_frozen for account in accounts)
 
 
 def test_an_owner_without_an_account_is_frozen_all_the_same(world, alice):
@@ -626,26 +658,10 @@ def test_the_holdings_of_many_owners_come_together(world):
     assert world.units(*holders) == [21, 7, 7, 7, *([0] * 57)]
 
 
-def second_account(world, owner):
-    """Open an account of an owner beside the associated one."""
-    second, space = world.node.key(), 165 + 1 + 4 + (4 + 1)
-    lamports = world.node.client.rent(space)
-    made = [
-        programs.create_account(world.node.payer.public_key, second.public_key, lamports, space, TOKEN_2022_PROGRAM),
-        ChainInstruction(
-            TOKEN_2022_PROGRAM,
-            b"\x12" + bytes(owner.public_key),
-            [AccountMeta(second.public_key, False, True), AccountMeta(world.token.mint, False, False)],
-        ),
-    ]
-    assert world.node.run(made, second).error is None
-    return second.public_key
-
-
 def test_units_in_several_accounts_of_one_owner_are_one_holding(world, bob):
     """A second account beside the associated one: burned from both, and reported as one."""
     owner = world.node.key()
-    second = second_account(world, owner)
+    second = world.token.open_another(owner.public_key)
     world.token.mint_to(world.token.open(owner.public_key), 30)
     world.token.mint_to(second, 12)
     assert world.units(owner.public_key) == [42, 42]

@@ -11,12 +11,13 @@ from solders.hash import Hash
 from solders.instruction import AccountMeta, Instruction
 from solders.pubkey import Pubkey
 from spl_chain import DECIMALS, Token, transfer_lamports
+from spl_history import MultiplierPeriod, OwnerChanged, TokenHistory
 
 from chain_adapters.spl import programs, token_2022
 from chain_adapters.spl.account_layout import decode_token_account
 from chain_adapters.spl.addresses import TOKEN_2022_PROGRAM, associated_account
 from chain_adapters.spl.errors import HistoryBroken, TransactionNotUnderstood
-from chain_adapters.spl.history import MultiplierPeriod, OwnerChanged, TokenHistory, read_range
+from chain_adapters.spl.history import read_range
 from chain_adapters.spl.multiplier import SCALE, encode_multiplier
 from chain_adapters.spl.signing import sign
 from chain_adapters.spl.token_2022 import AccountState, AuthorityKind, Code
@@ -178,6 +179,8 @@ def slots_of_a_round(chain, token) -> int:
         signed.append(sign(chain.message([made, programs.memo(str(number))], blockhash), [chain.payer, signer]))
     sent = [chain.client.send(transaction, skips_trial=True) for transaction in signed]
     listed = {one.signature: one for one in chain.client.signatures(at_alice)}
+    if not listed.keys() >= set(sent):
+        return TRANSACTIONS_OF_A_ROUND  # on a busy machine the node has forgotten the blockhash before the last was sent
     slots = [listed[signature].slot for signature in sent]
     chain.wait_final(slots[-1])
     read = list(read_range(chain.client, at_alice, slots[0], slots[-1]))

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import psycopg
 from durable import open_funded
-from server_processes import Asker, ServerProcess, check_booked_once, first_answer_after, running
+from server_process import ServerProcess
+from server_processes import Asker, check_booked_once, first_answer_after, running
 
 from ledger import Ledger
 from ledger.log.postgres_sessions import parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 ASKERS = 6
 NUMBERS_PER_ASKER = 10_000_000
@@ -46,12 +46,12 @@ def leader_of(url: str) -> str:
     return "" if row is None else str(row[0])
 
 
-def kill_leaders(url: str, folder: Path, rounds: int, seed: int) -> tuple[int, list[float]]:
+def kill_leaders(url: str, rounds: int, seed: int) -> tuple[int, list[float]]:
     """Kill the leader of two servers at random moments; return how many acknowledgements held, and the seconds to each first answer."""
     chance = random.Random(seed)
     open_funded(url).close()
     base_us = time.time_ns() // 1000
-    servers = [ServerProcess(url, folder) for _ in range(2)]
+    servers = [ServerProcess(url) for _ in range(2)]
     took = []
     with running(*servers), asking([server.address for server in servers], base_us) as askers:
         first_answer_after(askers, time.monotonic())
@@ -66,12 +66,12 @@ def kill_leaders(url: str, folder: Path, rounds: int, seed: int) -> tuple[int, l
         return check_booked_once(books, askers, base_us), took
 
 
-def kill_the_only_one(url: str, folder: Path, rounds: int, seed: int) -> int:
+def kill_the_only_one(url: str, rounds: int, seed: int) -> int:
     """Kill the one server of an SQLite file at random moments, also while it starts; return how many acknowledgements held."""
     chance = random.Random(seed)
     open_funded(url).close()
     base_us = time.time_ns() // 1000
-    server = ServerProcess(url, folder)
+    server = ServerProcess(url)
     with running(server), asking([server.address], base_us) as askers:
         for _ in range(rounds):
             first_answer_after(askers, time.monotonic())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
 from typing import Any, Self
+
+START_SECONDS = 60
 
 
 def free_port() -> int:
@@ -18,45 +21,59 @@ def free_port() -> int:
 
 
 class ServerProcess:
-    """A server over a store, on a port that stays the same."""
+    """`stockledger serve` over a store, on a port that it keeps when it is started again; settings go by the environment."""
 
-    def __init__(self, store: str, *flags: str) -> None:
+    def __init__(self, store: str, **settings: object) -> None:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
-        self._command = [sys.executable, "-m", "services.cli.main", "serve", "--store", store, "--address", self.address, *flags]
-        self.process: subprocess.Popen[str] | None = None
+        settings |= {"store": store, "address": self.address}
+        self._environment = os.environ | {f"STOCKLEDGER_{name.upper()}": str(value) for name, value in settings.items()}
+        self._process: subprocess.Popen[str] | None = None
+        self.told: list[str] = []
+        """What it wrote to standard error, all its lives together."""
 
     def __enter__(self) -> Self:
-        self.start()
-        return self
+        return self.start()
 
     def __exit__(self, *_: object) -> None:
         self.kill()
 
-    def start(self) -> None:
-        self.process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
-        assert self.process.stderr is not None
-        told = []
-        for line in self.process.stderr:
-            told.append(line)
-            if line.startswith("stockledger serves"):
-                break
-        else:
-            raise AssertionError("".join(told))
-        threading.Thread(target=self._drain, args=(self.process.stderr,), daemon=True).start()
+    @property
+    def pid(self) -> int:
+        """The number of its process, which runs."""
+        assert self._process is not None and self._process.poll() is None, "the server is gone"
+        return self._process.pid
 
-    @staticmethod
-    def _drain(pipe: Any) -> None:
-        with pipe:
-            for _ in pipe:
-                pass
+    def start(self, *, wait: bool = True) -> Self:
+        """Start it, and wait until it serves."""
+        command = [sys.executable, "-m", "services.cli.main", "serve"]
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=self._environment)
+        serves = threading.Event()
+        threading.Thread(target=self._listen, args=(self._process, serves), daemon=True).start()
+        if wait:
+            assert serves.wait(START_SECONDS) and self._process.poll() is None, "".join(self.told)
+        return self
+
+    def _listen(self, process: subprocess.Popen[str], serves: threading.Event) -> None:
+        assert process.stderr is not None
+        with process.stderr as lines:
+            for line in lines:
+                self.told.append(line)
+                if line.startswith("stockledger serves"):
+                    serves.set()
+        serves.set()
 
     def kill(self) -> None:
-        """SIGKILL."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
+        """Kill it as a power cut would, if it runs, and be sure that it is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> int:
+        """Ask it to stop, and return its exit code."""
+        assert self._process is not None
+        self._process.terminate()
+        return self._process.wait(60)
 
 
 class Proxy:

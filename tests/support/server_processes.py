@@ -1,86 +1,35 @@
-"""Servers in processes of their own, to be killed, and clients that ask until they are answered."""
+"""Servers that are killed, and clients that ask until they are answered."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
-import subprocess
-import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from durable import ACCOUNTS, booked_requests, request_id, transfer
 from grpc_server_thread import Client, Refused
 from scenario import check_invariants
-from server_process import free_port
+from server_process import ServerProcess
 
 from ledger import Ledger
 from ledger.replay import latest_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 TRANSFER = "TransferService/TransferUnits"
-START_SECONDS = 60
-
-
-class ServerProcess:
-    """`stockledger serve`, on a port that it keeps when it is started again."""
-
-    def __init__(self, url: str, folder: Path, **settings: object) -> None:
-        self.address = f"127.0.0.1:{free_port()}"
-        self._folder = folder
-        self._environment = {**os.environ, "STOCKLEDGER_STORE": url, "STOCKLEDGER_ADDRESS": self.address}
-        self._environment |= {f"STOCKLEDGER_{name.upper()}": str(value) for name, value in settings.items()}
-        self.process: subprocess.Popen[str] | None = None
-        self.told: list[str] = []
-
-    def start(self, *, wait: bool = True) -> Self:
-        command = [sys.executable, "-m", "services.cli.main", "serve"]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=self._environment)
-        serves = threading.Event()
-        threading.Thread(target=self._listen, args=(self.process, serves), daemon=True).start()
-        if wait:
-            assert serves.wait(START_SECONDS), self.told
-            assert self.process.poll() is None, self.told
-        return self
-
-    def _listen(self, process: subprocess.Popen[str], serves: threading.Event) -> None:
-        assert process.stderr is not None
-        for line in process.stderr:
-            self.told.append(line)
-            if line.startswith("stockledger serves"):
-                serves.set()
-        serves.set()
-        process.stderr.close()
-
-    def kill(self) -> None:
-        """Kill it as a power cut would, and be sure that it is gone."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> int:
-        assert self.process is not None
-        self.process.terminate()
-        return self.process.wait(60)
 
 
 @contextlib.contextmanager
 def running(*servers: ServerProcess) -> Iterator[None]:
     """Start servers one after the other, so that the first of them leads; kill what runs in the end."""
-    try:
+    with contextlib.ExitStack() as started:
         for server in servers:
-            server.start()
+            started.enter_context(server)
         yield
-    finally:
-        for server in servers:
-            if server.process is not None and server.process.poll() is None:
-                server.kill()
 
 
 class Asker(threading.Thread):

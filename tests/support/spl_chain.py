@@ -12,7 +12,7 @@ pytest.importorskip("solders", reason="solders is not installed: pip install 'st
 
 from solana_node import SolanaNode
 from solders.hash import Hash
-from solders.instruction import Instruction
+from solders.instruction import AccountMeta, Instruction
 from solders.keypair import Keypair
 from solders.message import Message
 from solders.pubkey import Pubkey
@@ -20,7 +20,7 @@ from solders.system_program import TransferParams, transfer
 
 from chain_adapters.spl import programs, token_2022
 from chain_adapters.spl.account_layout import Mint, TokenAccount, decode_mint, decode_token_account
-from chain_adapters.spl.addresses import associated_account
+from chain_adapters.spl.addresses import TOKEN_2022_PROGRAM, associated_account
 from chain_adapters.spl.fate import final_nonce
 from chain_adapters.spl.mint_setup import Authorities, MintSetup, create_mint, space
 from chain_adapters.spl.planning import DurableNonce
@@ -137,6 +137,24 @@ class Token:
         made = self.chain.run([programs.create_associated_account(self.chain.payer.public_key, owner, self.mint)])
         assert made.error is None, made.error
         return associated_account(owner, self.mint)
+
+    def open_another(self, owner: Pubkey) -> Pubkey:
+        """Make an account of an owner beside the associated one."""
+        another, bytes_needed = self.chain.key(), 165 + 1 + 4 + (4 + 1)
+        lamports, payer = self.chain.client.rent(bytes_needed), self.chain.payer.public_key
+        places = [
+            AccountMeta(another.public_key, is_signer=False, is_writable=True),
+            AccountMeta(self.mint, is_signer=False, is_writable=False),
+        ]
+        made = self.chain.run(
+            [
+                programs.create_account(payer, another.public_key, lamports, bytes_needed, TOKEN_2022_PROGRAM),
+                Instruction(TOKEN_2022_PROGRAM, b"\x12" + bytes(owner), places),
+            ],
+            another,
+        )
+        assert made.error is None, made.error
+        return another.public_key
 
     def holder(self, units: int = 0) -> tuple[KeypairSigner, Pubkey]:
         """Make a wallet with an associated account, and units in it."""

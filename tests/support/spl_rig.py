@@ -15,6 +15,7 @@ from solders.instruction import Instruction
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 from spl_chain import Powers, SplChain, Token, wait_for
+from spl_history import tell
 
 from chain_adapters.protocol import ChainSettings
 from chain_adapters.rig import Controls, WorkedRig
@@ -54,7 +55,9 @@ GIVEN_UP: Final = {
 class SplRig(WorkedRig):
     """One node. It never takes a slot back, and what it calls the hash of an empty block is the slot's number written out."""
 
-    def __init__(self) -> None:
+    def __init__(self, slot_ms: int = SLOT_MS, options: Mapping[str, str] | None = None) -> None:
+        self._slot_ms = slot_ms
+        self._options = options or {}
         self.capabilities = {*GIVEN_UP, ChainCapability.CHAIN_CAPABILITY_ANCHOR}
         self._seeds = itertools.count(1)
         self._secrets: dict[Pubkey, str] = {}
@@ -63,7 +66,7 @@ class SplRig(WorkedRig):
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as starting:
-            node = starting.enter_context(solana_node(SLOT_MS))
+            node = starting.enter_context(solana_node(self._slot_ms))
             self.node_url = node.rpc_url
             self.spl = starting.enter_context(contextlib.closing(SplChain(node)))
             self._set_up()
@@ -90,7 +93,8 @@ class SplRig(WorkedRig):
 
     def connect(self, url: str | None = None, *, ledger: str = "kit") -> SplAdapter:
         signers = [ChainSigner(self.chain, signer) for signer in (*self.keys.values(), *self._wallets.values())]
-        return connect(ChainSettings(self.chain, (url or self.node_url,), {one.account: one for one in signers}, ledger=ledger))
+        by_account = {one.account: one for one in signers}
+        return connect(ChainSettings(self.chain, (url or self.node_url,), by_account, ledger=ledger, options=self._options))
 
     def registered_keys(self) -> list[ChainKey]:
         return [
@@ -115,9 +119,13 @@ class SplRig(WorkedRig):
         return self._deployment(instrument, token, DeploymentKind.DEPLOYMENT_KIND_NATIVE, can)
 
     def make_foreign_token(self, instrument: str, decimals: int) -> Deployment:
-        token = self._make(instrument, decimals, Powers(*(self._new_key() for _ in range(4))))
+        token = self.make_other_token(instrument, decimals)
         can = [ChainCapability.CHAIN_CAPABILITY_SEND]
         return self._deployment(instrument, token, DeploymentKind.DEPLOYMENT_KIND_OMNIBUS, can)
+
+    def make_other_token(self, symbol: str, decimals: int) -> Token:
+        """Make a mint over which the ledger has no power."""
+        return self._make(symbol, decimals, Powers(*(self._new_key() for _ in range(4))))
 
     def _make(self, symbol: str, decimals: int, powers: Powers) -> Token:
         token = Token(self.spl, mint_key=self._new_key(), powers=powers, symbol=symbol, decimals=decimals)
@@ -147,7 +155,7 @@ class SplRig(WorkedRig):
         made, owner = self._tokens[token], self._wallets[source]
         opened = self._opened(made, destination)
         decimals, held = made.setup.decimals, associated_account(owner.public_key, made.mint)
-        account = associated_account(_owner(destination), made.mint)
+        account = associated_account(self.address(destination), made.mint)
         moved = token_2022.transfer(made.mint, held, account, owner.public_key, units=raw, decimals=decimals)
         self._run([opened, moved], owner)
 
@@ -160,7 +168,7 @@ class SplRig(WorkedRig):
 
     def mint_behind(self, token: str, destination: str, raw: int) -> None:
         made = self._tokens[token]
-        account, minter = associated_account(_owner(destination), made.mint), made.minter
+        account, minter = associated_account(self.address(destination), made.mint), made.minter
         minted = token_2022.mint_to(made.mint, account, minter.public_key, units=raw, decimals=made.setup.decimals)
         self._run([self._opened(made, destination), minted], minter)
 
@@ -173,7 +181,7 @@ class SplRig(WorkedRig):
     def bar(self, token: str, account: str) -> bool:
         """Freeze an account with the ledger's key, behind its back."""
         made = self._tokens[token]
-        frozen = token_2022.freeze(made.mint, associated_account(_owner(account), made.mint), made.guard.public_key)
+        frozen = token_2022.freeze(made.mint, associated_account(self.address(account), made.mint), made.guard.public_key)
         self._run([self._opened(made, account), frozen], made.guard)
         return True
 
@@ -187,8 +195,14 @@ class SplRig(WorkedRig):
         assert self.spl.land(sign(message, [self.spl.payer, payer])).error is None
         return True
 
+    def open_others(self, token: str, account: str, count: int) -> None:
+        """Let an owner have accounts beside the associated one, which is opened too."""
+        self._run([self._opened(self._tokens[token], account)])
+        for _ in range(count):
+            self._tokens[token].open_another(self.address(account))
+
     def _opened(self, token: Token, account: str) -> Instruction:
-        return programs.create_associated_account(self.spl.payer.public_key, _owner(account), token.mint)
+        return programs.create_associated_account(self.spl.payer.public_key, self.address(account), token.mint)
 
     def _run(self, instructions: Iterable[Instruction], *signers: KeypairSigner) -> None:
         landed = self.spl.run(instructions, *signers)
@@ -225,7 +239,7 @@ class SplRig(WorkedRig):
         return [self._secrets[key.public_key] for key in self.keys.values()]
 
     def options(self) -> Mapping[str, str]:
-        return {}
+        return self._options
 
     def tick(self, chance: random.Random) -> None:
         """Do nothing: slots pass by themselves, and none is taken back."""
@@ -240,7 +254,7 @@ class SplRig(WorkedRig):
 
     def _held(self, token: str, account: str) -> list[dict[str, Any]]:
         of_mint = {"mint": str(self._tokens[token].mint)}
-        found = self.spl.client.call("getTokenAccountsByOwner", str(_owner(account)), of_mint, {"encoding": "jsonParsed"})
+        found = self.spl.client.call("getTokenAccountsByOwner", str(self.address(account)), of_mint, {"encoding": "jsonParsed"})
         return [each["account"]["data"]["parsed"]["info"] for each in found["value"]]
 
     def controls(self, token: str, accounts: Collection[str] = ()) -> Controls:
@@ -266,12 +280,24 @@ class SplRig(WorkedRig):
         listed = self.spl.client.call("getSignaturesForAddress", str(self.keys["reporter"].public_key), {"limit": 1000})
         return sum("kit.example/log" in (each["memo"] or "") for each in listed)
 
+    def check_story(self) -> int:
+        """Hold the history of each token against how it stands; return how many instructions were carried out, each once."""
+        count = 0
+        for token, made in self._tokens.items():
+            history, carried_out = tell(self.spl.client, made.mint)
+            assert history.supply == self.supply(token)
+            for owner, units in history.holdings().items():
+                assert self.holding(token, self._account(owner)) == units
+            assert max(carried_out.values(), default=1) == 1, carried_out.most_common(3)
+            count += len(carried_out)
+        return count
+
+    @staticmethod
+    def address(account: str) -> Pubkey:
+        return Pubkey.from_string(account.rpartition(":")[2])
+
     def _account(self, address: Pubkey) -> str:
         return f"{self.chain}:{address}"
-
-
-def _owner(account: str) -> Pubkey:
-    return Pubkey.from_string(account.rpartition(":")[2])
 
 
 def _scaled(multiplier: str) -> int:

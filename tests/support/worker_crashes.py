@@ -58,8 +58,7 @@ def crash_worker(rig: WorkedRig, folder: Path, *, instructions: int, kills: int,
     with contextlib.ExitStack() as parties:
         market = _open_market(rig, store)
         (folder / "checkpoint.key").write_text(Signer(ORIGIN, bytes([7]) * 32).secret_text)
-        signs = ("--signing-key", str(folder / "checkpoint.key"))
-        server = parties.enter_context(ServerProcess(store, "--local-principals", "true", *signs))
+        server = parties.enter_context(ServerProcess(store, local_principals=True, signing_key=folder / "checkpoint.key"))
         operators = parties.enter_context(Operators(server.address))
         proxy = parties.enter_context(FaultProxy(rig.node_url, share=fault_share, seed=seed))
         parties.enter_context(Ticking(rig, random.Random(seed + 1)))
