@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from chain_adapters.rig import WorkedRig
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 
 
 def crash_a_hundred_times(rig: WorkedRig, folder: Path, fault_share: float) -> dict[str, int]:
