@@ -241,6 +241,8 @@ class EvmSetup:
             with self._asking() as view:
                 receipt = view.node.call("eth_getTransactionReceipt", transaction)
                 stands = bool(view.code(step.address))
+                if stands and receipt is None:  # it may have landed between the two questions
+                    receipt = view.node.call("eth_getTransactionReceipt", transaction)
             if stands:
                 cost = read_number(receipt["gasUsed"]) * read_number(receipt["effectiveGasPrice"]) if isinstance(receipt, dict) else 0
                 return Part(name, step.address, True, cost, transaction if cost else "")

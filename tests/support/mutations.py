@@ -349,13 +349,17 @@ MUTATIONS = [
         "engine.py",
         "engine/test_requests.py engine/test_faults.py engine/test_threads.py",
         ("        if booked.digest != digest:", "        if False:"),
-        ("        if location is None:\n            check_not_late", "        if True:\n            check_not_late"),
-        ("        if id_time_ms < requests.low_water_second * 1000:", "        if False:"),
         ("and len(submissions) > 1 and not self._unsettled:", "and len(submissions) > 1:"),
         (
             "            now_us = state.next_decision_time_us(batch.now_us)\n            run",
             "            now_us = batch.now_us\n            run",
         ),
+    ),
+    *_of(
+        "identity.py",
+        "engine/test_requests.py",
+        ("    if location is None:\n        check_not_late", "    if True:\n        check_not_late"),
+        ("    if id_time_ms < requests.low_water_second * 1000:", "    if False:"),
         ("requests.find(request_id + principal.encode(), id_time_ms)", "requests.find(request_id, id_time_ms)"),
     ),
     *_of(
