@@ -21,13 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"
 from chain_adapters.calls import items_of
 from chain_adapters.conformance_market import SYMBOL, Market
 from chain_adapters.projector import Projector
+from chain_adapters.reader import Reader
 from stockledger.v1.chains_pb2 import ListTransactionsRequest
 from stockledger.v1.transfers_pb2 import TransferUnitsRequest
 
 WALLETS = 64
 """Accounts at the chain that units go to and come from; all have some already when measuring begins."""
-INSTRUCTIONS = 4_096
-"""Mints in one round: on a chain of 30 million gas a block they fill three."""
 
 
 class Chain(Protocol):
@@ -37,6 +36,8 @@ class Chain(Protocol):
     cost: str
     """What its transactions use: gas, compute units."""
     market: Market
+    mints: int
+    """How many make a round."""
     paces: Sequence[str]
     """How its blocks come, the first as on chains that people use."""
 
@@ -66,8 +67,8 @@ class Work:
         self._chain = chain
         self._market = market = chain.market
         self.wallets = [*market.wallets, *(market.make_wallet("h-1") for _ in range(WALLETS - len(market.wallets)))]
-        self._adapter = market.connect()
-        self._projector = Projector(market.call, self._adapter)
+        adapter = market.connect()
+        self._projector, self._reader = Projector(market.call, adapter), Reader(market.call, adapter)
 
     def mint(self, count: int) -> None:
         """Book transfers from the book to wallets, each of which is a MINT."""
@@ -93,10 +94,11 @@ class Work:
         before = self._market.books.size
         while True:
             done = self._projector.round()
-            self._chain.let_pass()
-            self._market.read(self._adapter, round_=done)
+            read = self._reader.read(satisfied=done.satisfied)
             if not done.open_count and not any(True for _ in self._open()):
                 break
+            if not (done.made_count or done.sent_count or read.observation_count or read.final_count):
+                self._chain.let_pass()
         entries = (entry for _, entry in self._market.books.tail(before) if entry.HasField("range_observed"))
         return [landed.transaction for entry in entries for landed in entry.range_observed.landed]
 
@@ -109,7 +111,7 @@ def measure(bench: Any, in_turns: Any, chain: Chain) -> None:
     work = Work(chain)
     work.mint(4 * WALLETS)
     work.carry_out()
-    count = INSTRUCTIONS // 4 if bench.quick else INSTRUCTIONS
+    count = chain.mints // 4 if bench.quick else chain.mints
     rows = [(pace, "a bare script, transactions as large", False) for pace in chain.paces]
     rows.append((chain.paces[0], "a bare script, one mint a transaction", True))
     for pace, limit, singly in rows:
@@ -149,6 +151,7 @@ class Evm:
     """One node; the script's token has a minter of its own."""
 
     name, cost = "EVM", "gas"
+    mints = 4_096  # at 30 million gas a block they fill three
     paces = ("1 s a block", "at once")
 
     def __init__(self, rig: Any, market: Market) -> None:
@@ -243,22 +246,24 @@ class Spl:
     """One node; the script mints a token of its own there, to the same wallets."""
 
     name, cost = "Solana", "compute units"
+    mints = 192
+    paces = ("20 ms a slot",)
 
     def __init__(self, rig: Any, market: Market) -> None:
         self.market = market
         self._rig = rig
         self._client = rig.spl.client
-        self._token, self._accounts = None, []
+        self._token = rig.make_other_token("BARE", 6)
+        self._accounts = [self._token.open(rig.address(wallet)) for wallet in market.wallets]
 
-    def remember(self) -> None:
-        """Open what the script mints to, as the ledger's are open."""
-        if self._token is None:
-            self._token = self._rig.make_other_token("BARE", 6)
-            owners = [self._rig.address(wallet) for wallet in self.market.wallets]
-            self._accounts = [self._token.open(owner) for owner in owners]
+    def set_pace(self, pace: str) -> None:
+        """Leave it: slots come as the node makes them."""
 
     def let_pass(self) -> None:
-        self._rig.finalise()
+        """Wait for another final slot."""
+        slot = self._client.finalized_slot()
+        while self._client.finalized_slot() == slot:
+            time.sleep(0.005)
 
     def script(self, landed: Sequence[str], count: int, *, singly: bool) -> Callable[[], None]:
         """The node forgets a blockhash after 150 slots, three seconds: the script signs as it goes, with a new one each second."""
