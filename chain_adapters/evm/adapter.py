@@ -280,8 +280,8 @@ class EvmAdapter:
         # Its number was gone when it was recorded: up to there the reader had seen everything, and not this.
         position = view.position(transaction.cursor_number)
         consumed = view.count(sender, position.number)
-        if consumed <= number:
-            raise NodeNonsense(f"{sender} has used number {number} up, and no block after {position.number} has it")
+        if consumed <= number:  # some nodes count what is in the block they are just making
+            raise NodeAway(f"{sender} is said to have used number {number} up, and no block after {position.number} has it yet")
         return self._death(view, first, position, f"count {consumed}", cursor)
 
     # The reader's

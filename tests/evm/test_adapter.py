@@ -260,6 +260,21 @@ def test_fates_unseen_pending_landed_and_dead_with_proof(world: World):
     assert len(death.found) == 66
 
 
+def test_a_number_counted_before_its_block_is_asked_about_again(world: World, monkeypatch: pytest.MonkeyPatch):
+    """A node counts what is in the block that it is just making, and no block has it yet."""
+    world.record(world.wanted("MINT", 5, destination="bob"))
+    (opened,), adapter = world.open, world.fresh()
+    newest, ask = world.node.call("eth_blockNumber"), adapter.nodes[0].call
+
+    def count_ahead(method: str, *parameters: Any) -> Any:
+        answer = ask(method, *parameters)
+        return hex(int(answer, 16) + 1) if method == "eth_getTransactionCount" and parameters[1] == newest else answer
+
+    monkeypatch.setattr(adapter.nodes[0], "call", count_ahead)
+    with pytest.raises(ChainUnavailable, match="no block after"):
+        adapter.fate(opened, world.cursor)
+
+
 def test_ranges_end_at_whole_blocks_and_are_beginnings_of_one_another(world: World):
     start = world.cursor
     for units in (5, 6, 7):
