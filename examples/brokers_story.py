@@ -313,10 +313,10 @@ class BrokersStory:
             self.do("broker-b", holds_pb2.ReleaseHoldRequest(hold=buy))
 
     def download(self) -> tuple[list[tuple[str, bytes]], str]:
-        """Stream the whole log as the auditor, and fetch the checkpoint that the ledger has signed over it."""
+        """Fetch as the auditor a checkpoint that the ledger has signed, and stream the whole log, as far as that at least."""
         auditor = self.clients["auditor"]
-        entries = [(e.topic, e.data) for piece in auditor.entries(stop_when_caught_up=True) for e in piece.entries]
-        return entries, str(auditor.execute(audit_pb2.GetCheckpointRequest()).checkpoint)
+        checkpoint = str(auditor.execute(audit_pb2.GetCheckpointRequest()).checkpoint)
+        return [(e.topic, e.data) for piece in auditor.entries(stop_when_caught_up=True) for e in piece.entries], checkpoint
 
 
 class Follower:

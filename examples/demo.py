@@ -175,6 +175,7 @@ def serve(folder: Path, store: str, key: str, chapters: Sequence[str] = CHAPTERS
 
         headline("5. Two chains: the same units as tokens on Ethereum and Solana")
         go_on_chains(folder, story, chains, seconds)
+        chains.stop_worker(signal.SIGTERM)  # it books what it reconciles: from now on nobody writes
 
         headline("6. The auditor streams the log, and believes nobody")
         start = time.perf_counter()
