@@ -276,9 +276,9 @@ class SplRig(WorkedRig):
         )
 
     def _anchors(self) -> int:
-        """Count the checkpoints among the memos in the history of the key that reports."""
+        """Count the checkpoints among the memos in the history of the key that reports; several may share a transaction."""
         listed = self.spl.client.call("getSignaturesForAddress", str(self.keys["reporter"].public_key), {"limit": 1000})
-        return sum("kit.example/log" in (each["memo"] or "") for each in listed)
+        return sum((each["memo"] or "").count("kit.example/log\n") for each in listed if each["err"] is None)
 
     def check_story(self) -> int:
         """Hold the history of each token against how it stands; return how many instructions were carried out, each once."""
