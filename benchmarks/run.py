@@ -1,6 +1,6 @@
 """Measure the ledger against what it stands on: each figure beside its limit, taken in the same run in turns, and their ratio.
 
-    make bench                     all of it, about two minutes
+    make bench                     all of it, about a quarter of an hour
     make bench ARGS=--quick        a tenth of the work
     make bench ARGS="--json FILE"  where the figures go (build/benchmarks.json)
 
