@@ -12,6 +12,7 @@ import sys
 from array import array
 from typing import TYPE_CHECKING, Any
 
+from ledger.open_holds import OpenHolds
 from ledger.request_window import RequestWindow
 from ledger.rules import RULES_VERSION
 from ledger.state import Book
@@ -55,6 +56,8 @@ def _encode(value: Any) -> bytes:
             return _encode_table(value)
         case array():
             return _encode_column(value)
+        case OpenHolds():
+            return _encode_table(value)
         case Book():
             return _encode_column(value.units) + _encode_column(value.held)
         case RequestWindow():

@@ -101,7 +101,7 @@ class FrozenUnits:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Units reserved for a pending step; what is left of them stands in `State.hold_units`."""
+    """Units reserved for a pending step."""
 
     hold: int
     instrument: int
@@ -109,6 +109,8 @@ class Hold:
     purpose: int
     expiry_time_us: int
     reference: str
+    units: int
+    """What is left of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ledger import vectors
+from ledger.open_holds import OpenHolds
 from ledger.records import (  # at run time too: the declared types of State are the schema of snapshots
     Account,
     Action,
@@ -30,7 +31,6 @@ from ledger.records import (  # at run time too: the declared types of State are
     Evidence,
     FigureRead,
     FrozenUnits,
-    Hold,
     Holder,
     Instruction,
     Instrument,
@@ -118,7 +118,7 @@ class _Cells:
 
 
 class _Rows:
-    """Records of a table as the journal keeps them that were added (old values: `_MISSING`) or removed together."""
+    """Records of a table as the journal keeps them that were added together (old values: `_MISSING`)."""
 
     __slots__ = ("table",)
 
@@ -181,9 +181,7 @@ class State:
     profile_numbers: dict[tuple[str, int], int] = field(default_factory=dict)
     """(country, class) -> its number, from 1."""
 
-    holds: dict[int, Hold] = field(default_factory=dict)
-    hold_units: dict[int, int] = field(default_factory=dict)
-    """What is left of each open hold."""
+    holds: OpenHolds = field(default_factory=OpenHolds)
     hold_expiries: dict[int, dict[int, None]] = field(default_factory=dict)
     """Open holds that expire, by the second (since 1970) in which they do."""
 
@@ -278,15 +276,6 @@ class State:
             self.journal += (table, key, old)
         return old
 
-    def remove_all(self, table: MutableMapping[K, V], keys: Sequence[K]) -> list[V]:
-        """Remove many records of a table and return them, in half the time of one by one; each must be there."""
-        old = list(map(table.__getitem__, keys))
-        if self.journal is not None:
-            self.journal += (_Rows(table), keys, old)
-        for key in keys:
-            del table[key]
-        return old
-
     def set_cell(self, column: array[int], number: int, value: int) -> None:
         """Set one cell of a column."""
         if self.journal is not None:
@@ -347,6 +336,10 @@ class State:
         """
         assert numbers.min() >= 0, "account numbers are not negative"
         book.reach(int(numbers.max()) + 1)
+        self.change_cells(column, numbers, changes)
+
+    def change_cells(self, column: array[int], numbers: Any, changes: Any) -> None:
+        """Add to many cells of a column that is long enough, where a number may stand many times."""
         cells = vectors.view_of(column)
         if self.journal is not None:
             self.journal += (_Cells(column), numbers, cells[numbers])
@@ -481,6 +474,7 @@ class State:
     def begin(self) -> None:
         """Start keeping old values."""
         assert self.journal is None, "batches do not nest"
+        self.holds.tidy()
         self.journal = []
         requests = self.requests
         self._saved = (self.size, self.last_decision_time_us, list(self.parts), requests.count, requests.low_water_second)

@@ -5,6 +5,7 @@ Whoever computes on whole columns asks `numpy is not None` and has a loop beside
 
 from __future__ import annotations
 
+import itertools
 import sys
 from array import array
 from typing import TYPE_CHECKING, Any, Final
@@ -39,6 +40,13 @@ def int64s(column: Sequence[int]) -> Any:
 def view_of(column: array[int]) -> Any:
     """Return a numpy view of a column of the books. The column cannot grow while it lives: never keep it, never raise past it."""
     return numpy.frombuffer(column, dtype=numpy.int64 if column.itemsize == 8 else numpy.int32)
+
+
+def compress(column: array[int], chosen: array[int]) -> array[int]:
+    """Return a new column of those items of a column for which another one is not 0."""
+    if numpy is None:
+        return array(column.typecode, itertools.compress(column, chosen))
+    return array(column.typecode, view_of(column)[view_of(chosen) != 0].tobytes())
 
 
 def cut(data: bytes, width: int) -> list[bytes]:

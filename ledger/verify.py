@@ -450,13 +450,11 @@ def check_books(state: State, index: int) -> None:
     Raises: DataLoss LOG_CORRUPT with that index.
     """
     held: dict[tuple[int, int], int] = {}
-    if state.holds.keys() != state.hold_units.keys():
-        _corrupt(index, "the open holds and their units are not of the same numbers")
     for number, hold in state.holds.items():
-        if state.hold_units[number] <= 0:
-            _corrupt(index, f"hold {number} is open with {state.hold_units[number]} units")
+        if hold.units <= 0:
+            _corrupt(index, f"hold {number} is open with {hold.units} units")
         key = (hold.instrument, hold.account)
-        held[key] = held.get(key, 0) + state.hold_units[number]
+        held[key] = held.get(key, 0) + hold.units
     for instrument_number, book in state.books.items():
         _check_sum(state, instrument_number, book, index)
         for number in range(len(book.units)):

@@ -21,7 +21,7 @@ def hold_message(state: State, hold: Hold) -> holds_pb2.Hold:
         hold=hold.hold,
         instrument=state.instrument_symbols[hold.instrument],
         account=state.account_names[hold.account],
-        units=state.hold_units[hold.hold],
+        units=hold.units,
         purpose=holds_pb2.HoldPurpose.ValueType(hold.purpose),
         expiry_time=timestamp(hold.expiry_time_us) if hold.expiry_time_us < NEVER else None,
         reference=hold.reference,

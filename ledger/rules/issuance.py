@@ -97,7 +97,7 @@ def find_subscription(state: State, number: int) -> Subscription:
 
 def cash_left(state: State, subscription: Subscription) -> int:
     """Return the cash still held for a subscription; its hold is gone once nothing is left."""
-    return state.hold_units.get(subscription.hold, 0)
+    return state.holds.left(subscription.hold)
 
 
 def check_receiver(state: State, instrument: Instrument, account: Account, now_us: int) -> None:
@@ -227,8 +227,9 @@ def evolve_requested(state: State, event: SubscriptionRequested, decided: Decide
         purpose=HoldPurpose.HOLD_PURPOSE_SUBSCRIPTION,
         expiry_time_us=NEVER,
         reference=event.reference,
+        units=event.cash_units,
     )
-    open_hold(state, hold, event.cash_units)
+    open_hold(state, hold)
 
 
 def bought_fill(subscription: Subscription, instrument: Instrument, cash: Instrument, command: FillSubscriptionRequest) -> Fill:

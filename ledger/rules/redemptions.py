@@ -102,13 +102,13 @@ def find_redemption(state: State, number: int) -> Redemption:
 
 def units_left(state: State, redemption: Redemption) -> int:
     """Return the units that are neither destroyed nor sold. A hold with nothing left is gone."""
-    return state.hold_units.get(redemption.hold, 0) - sum(fill.units for fill in redemption.fills if not fill.settled)
+    return state.holds.left(redemption.hold) - sum(fill.units for fill in redemption.fills if not fill.settled)
 
 
 def is_completed(state: State, redemption: Redemption, destroyed_units: int, settled_fill: int = 0) -> bool:
     """Tell whether nothing is left of a redemption once more units of it are destroyed, and a fill settled."""
     fills = replace_fill(redemption.fills, settled_fill, settled=True)
-    return state.hold_units.get(redemption.hold, 0) == destroyed_units and all_settled(fills)
+    return state.holds.left(redemption.hold) == destroyed_units and all_settled(fills)
 
 
 def check_giver(state: State, instrument: Instrument, account: Account, now_us: int) -> None:
@@ -237,8 +237,9 @@ def hold_redeemed(state: State, redemption: Redemption, number: int, units: int,
         purpose=HoldPurpose.HOLD_PURPOSE_REDEMPTION,
         expiry_time_us=NEVER,
         reference=reference,
+        units=units,
     )
-    open_hold(state, hold, units)
+    open_hold(state, hold)
 
 
 def begin_redemption(state: State, number: int, hold: int) -> None:

@@ -275,7 +275,7 @@ class _TradeByTrade:
         check_eligible(state, terms.cash, seller, terms.now_us)
 
     def _check_units(self, hold: Hold, units: int) -> None:
-        check_left(hold.hold, self._state.hold_units[hold.hold] - self._taken.get(hold.hold, 0), units)
+        check_left(hold.hold, hold.units - self._taken.get(hold.hold, 0), units)
         if self._state.frozen_units:
             check_unfrozen(self._state, hold, self._moved.get((hold.instrument, hold.account), 0), units)
 
@@ -337,23 +337,27 @@ def _givers_at_once(state: State, terms: _Terms, instrument: Instrument, numbers
 
     Each hold is looked at once, however many trades it is in.
     """
+    holds, wanted = state.holds, instrument.number
+    distinct, place, needed = _by_hold(numbers, units)
+    rows = holds.rows_of(distinct)
+    if rows is None:
+        return None
+    of_orders = (vectors.view_of(holds.instruments)[rows] == wanted) & (vectors.view_of(holds.purposes)[rows] == _ORDER)
+    if not (of_orders & (vectors.view_of(holds.expiry_times_us)[rows] > terms.now_us)).all():
+        return None
+    accounts = vectors.view_of(holds.accounts)[rows]
+    if state.frozen_units and any((wanted, account) in state.frozen_units for account in accounts.tolist()):
+        return None
+    return accounts[place] if (needed <= vectors.view_of(holds.units)[rows]).all() else None
+
+
+def _by_hold(numbers: Any, units: Any) -> tuple[Any, Any, Any]:
+    """Return the distinct holds of a column, each trade's place among them, and the units that are taken from each."""
     numpy = vectors.numpy
     distinct, place = numpy.unique(numbers, return_inverse=True)
-    found = distinct.tolist()
-    wanted, order, now_us = instrument.number, _ORDER, terms.now_us
-    try:
-        holds = map(state.holds.__getitem__, found)
-        accounts = [h.account for h in holds if h.instrument == wanted and h.purpose == order and h.expiry_time_us > now_us]
-    except KeyError:
-        return None
-    if len(accounts) < len(found):
-        return None
-    if state.frozen_units and any((wanted, account) in state.frozen_units for account in accounts):
-        return None
-    needed = numpy.zeros(len(found), dtype=numpy.int64)
-    numpy.add.at(needed, place, units)
-    left = vectors.int64s(list(map(state.hold_units.__getitem__, found)))
-    return vectors.int64s(accounts)[place] if (needed <= left).all() else None
+    totals = numpy.zeros(len(distinct), dtype=numpy.int64)
+    numpy.add.at(totals, place, units)
+    return distinct, place, totals
 
 
 def _parts(
@@ -410,10 +414,8 @@ def _settle_at_once(state: State, event: TradesSettled, instrument: int, cash: i
         book = state.books[number]
         state.add_to_cells(book, book.held, accounts, -given)
         assert vectors.view_of(book.held)[accounts].min() >= 0, "held units are never below zero"
-        distinct, place = numpy.unique(vectors.int64s(numbers), return_inverse=True)
-        totals = numpy.zeros(len(distinct), dtype=numpy.int64)
-        numpy.add.at(totals, place, given)
-        lessen_holds(state, distinct.tolist(), totals.tolist())
+        distinct, _, totals = _by_hold(vectors.int64s(numbers), given)
+        lessen_holds(state, distinct, totals)
     state.post_columns(instrument, event.sellers, event.buyers, event.units)
     book = state.books[cash]
     state.add_to_cells(book, book.units, buyers, -paid)

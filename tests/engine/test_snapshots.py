@@ -70,6 +70,8 @@ INSTRUMENT = st.builds(
         max_size=3,
     ).map(tuple),
 )
+INT32 = st.integers(-(2**31), 2**31 - 1)
+HOLD = st.builds(Hold, INT64, INT32, INT32, INT32, INT64, TEXT, st.integers(1, 2**63 - 1))
 APPROVAL = st.builds(
     Approval,
     command=TEXT,
@@ -107,7 +109,8 @@ def states(draw):
     state.profiles.extend(array("i", draw(st.lists(st.integers(-(2**31), 2**31 - 1), max_size=30))))
     state.frozen_units.update(draw(st.dictionaries(st.tuples(INT64, INT64), st.builds(FrozenUnits, legal_reference=TEXT), max_size=3)))
     state.roles.update(draw(st.dictionaries(st.tuples(TEXT, INT64, TEXT), INT64, max_size=3)))
-    state.holds.update(draw(st.dictionaries(INT64, st.builds(Hold, reference=TEXT), max_size=3)))
+    for hold in sorted(draw(st.lists(HOLD, max_size=3, unique_by=lambda hold: hold.hold)), key=lambda hold: hold.hold):
+        state.holds.units[state.holds.append(hold)] = hold.units
     state.approvals.update(draw(st.dictionaries(INT64, APPROVAL, max_size=3)))
     state.evidence.update(draw(st.dictionaries(TEXT, EVIDENCE, max_size=3)))
     state.subscriptions.update(draw(st.dictionaries(INT64, SUBSCRIPTION, max_size=3)))

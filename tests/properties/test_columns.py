@@ -77,7 +77,7 @@ def outcome(decide: Callable[..., list[Any]], evolve: Callable[..., None], state
     for event in events:
         evolve(state, event, None)
     cells = [(book.units.tobytes().rstrip(b"\0"), book.held.tobytes().rstrip(b"\0")) for book in state.books.values()]
-    return [event.SerializeToString() for event in events], cells, state.hold_units, state.holds, state.hold_expiries
+    return [event.SerializeToString() for event in events], cells, dict(state.holds), state.hold_expiries
 
 
 def three_ways(make_state: Callable[[], State], decide: Any, evolve: Any, command: Any) -> list[Any]:
@@ -168,7 +168,7 @@ def orders(state: State) -> State:
         purpose = HoldPurpose.HOLD_PURPOSE_UNSPECIFIED if number == 8 else HoldPurpose.HOLD_PURPOSE_ORDER
         if units:
             expiry = CONTEXT.decision_time_us - (number == 4)
-            open_hold(state, Hold(number, instrument, account, purpose, expiry if number == 4 else NEVER, ""), units)
+            open_hold(state, Hold(number, instrument, account, purpose, expiry if number == 4 else NEVER, "", units))
     return state
 
 

@@ -63,7 +63,7 @@ def held(books: Scenario) -> Scenario:
 
 def held_of_another_purpose(books: Scenario) -> Scenario:
     """A hold as a subscription places it, straight into the books."""
-    open_hold(books.books._state, Hold(1, 1, 16, HoldPurpose.HOLD_PURPOSE_SUBSCRIPTION, NEVER, ""), 60)
+    open_hold(books.books._state, Hold(1, 1, 16, HoldPurpose.HOLD_PURPOSE_SUBSCRIPTION, NEVER, "", 60))
     return books
 
 
@@ -292,13 +292,13 @@ def test_holds_lapse_in_order_of_their_time_and_no_more_than_asked_for(books: Sc
 
 def test_undoing_leaves_no_trace_of_holds(held: Scenario) -> None:
     state = held.books._state
-    before = (dict(state.holds), dict(state.hold_units), {second: dict(numbers) for second, numbers in state.hold_expiries.items()})
+    before = (dict(state.holds), {second: dict(numbers) for second, numbers in state.hold_expiries.items()})
     state.begin()
-    open_hold(state, Hold(2, 1, 16, 0, START_US + 60_000_000, ""), 10)
-    open_hold(state, Hold(3, 1, 16, 0, START_US + 90_000_000, ""), 10)
+    open_hold(state, Hold(2, 1, 16, 0, START_US + 60_000_000, "", 10))
+    open_hold(state, Hold(3, 1, 16, 0, START_US + 90_000_000, "", 10))
     assert list(due_holds(state, START_US + 100_000_000)) == [1, 2, 3]
     state.undo()
-    assert (state.holds, state.hold_units, state.hold_expiries) == before
+    assert (state.holds, state.hold_expiries) == before
     assert state.held(1, 16) == 60
 
 

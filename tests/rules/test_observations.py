@@ -488,7 +488,7 @@ def test_a_redemption_from_a_wallet_is_held_once_burned(books: Scenario, reader:
     events = reader.carry_out(the_instruction(books))
     found = books.books._state.redemptions[1]
     assert (found.hold, found.wallet) == (events[0].outcomes[0].hold, "")
-    assert books.books._state.hold_units[found.hold] == 40
+    assert books.books._state.holds[found.hold].units == 40
     assert holdings(books, ALICE, "book:alice") == [10, 140]
 
 

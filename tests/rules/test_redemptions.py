@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from primary_market import HOUR_US, ONE, OTHER_REQUEST_ID, REQUEST_ID, USDC, evidence, issue, market, moment
-from scenario import START_US, Scenario, account, stock
+from scenario import START_US, Scenario, account, stock, units_left
 
 from ledger.arithmetic import UNITS_MAX
 from ledger.rules.checks import utc_text
@@ -248,7 +248,7 @@ def test_a_repeated_request_is_booked_once(books: Scenario) -> None:
 
 def test_a_sale_is_recorded_and_its_units_stay_held(asked: Scenario) -> None:
     asked.when(fill()).then(RedemptionFilled(redemption=1, fill=booked_fill(), instrument="AAPLx", account="book:bob"))
-    assert (units_of(asked), asked.books._state.hold_units) == (20 * ONE, {1: UNITS})
+    assert (units_of(asked), units_left(asked)) == (20 * ONE, {1: UNITS})
     asked.when(fill(shares_e8=ONE // 2 + 1)).raises("HOLD_INSUFFICIENT", hold=1, remaining=ONE // 2, needed=ONE // 2 + 1)
     asked.when(fill(shares_e8=ONE // 2)).accepted()
     asked.when(fill(shares_e8=1, fee_units=0)).raises("HOLD_INSUFFICIENT", remaining=0)
@@ -364,7 +364,7 @@ def test_units_are_destroyed_and_cash_is_paid_less_fees(sold: Scenario) -> None:
     assert (units_of(sold), sold.holding("AAPLx", "ledger:issuance")) == (10 * ONE, -10 * ONE)
     assert (sold.holding("USDC", "book:bob"), sold.holding("USDC", "book:fees")) == (CASH - FEE, FEE)
     assert sold.holding("USDC", "book:issuer") == 50_000 * USDC - CASH
-    assert sold.books._state.hold_units == {1: ONE // 2}
+    assert units_left(sold) == {1: ONE // 2}
 
 
 def test_the_record_goes_when_nothing_is_left_and_no_fill_is_open(asked: Scenario) -> None:

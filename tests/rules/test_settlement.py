@@ -162,7 +162,7 @@ def test_trades_settle_against_the_holds_of_their_orders(market: Scenario) -> No
     assert [market.holding("AAPLx", name) for name in ("book:alice", "book:bob")] == [50, 50]
     assert [market.holding("USDC", name) for name in ("book:alice", "book:bob", "book:fees")] == [399, 597, 4]
     state = market.books._state
-    assert (sorted(state.holds), state.hold_units[BUY]) == ([2, 3, 4], 97)
+    assert (sorted(state.holds), state.holds[BUY].units) == ([2, 3, 4], 97)
 
 
 def test_trades_without_fees_need_no_fee_account(market: Scenario) -> None:

@@ -10,7 +10,7 @@ from actions import HOLDINGS, HOUR, MULTIPLIER, at, carry_out, evidence, execute
 from hypothesis import given as each
 from hypothesis import settings
 from hypothesis import strategies as some
-from scenario import Scenario
+from scenario import Scenario, units_left
 
 from ledger.arithmetic import MULTIPLIER_MAX, UNITS_MAX
 from ledger.records import FrozenUnits
@@ -45,7 +45,7 @@ def record(books: Scenario, symbol: str = "NVDAx") -> Any:
 
 
 def hold_units(books: Scenario) -> list[int]:
-    return list(books.books._state.hold_units.values())
+    return list(units_left(books).values())
 
 
 # ---- by holdings: worked out by hand --------------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def test_general_electric_one_for_eight_leaves_whole_units_to_the_remainder() ->
     carry_out(books, split(1, 8, instrument="GEx"))
     assert holdings(books, "GEx") == {"alice": 1, "bob": 1, "ledger:remainder": 2}
     assert totals(books) == {"declared": 4, "paid": 2, "remainder": 2, "account_count": 3}
-    assert books.books._state.hold_units == {1: 1}, "a hold with nothing left is closed"
+    assert units_left(books) == {1: 1}, "a hold with nothing left is closed"
     give = {"instrument": "GEx", "destination": "book:carol", "units": 1}
     books.when(TransferUnitsRequest(**give, source="book:alice")).raises("UNITS_INSUFFICIENT", held=1, free=0)
     books.when(TransferUnitsRequest(**give, source="book:bob")).raises("UNITS_INSUFFICIENT", frozen=1, free=0)
@@ -325,7 +325,7 @@ def test_units_are_scaled_to_the_unit_and_none_is_lost(owned: list[int], held: l
     assert [found.get(name, 0) for name in names] == [count * new // old for count in owned]
     assert sum(found.values()) == sum(owned) * new // old
     assert 0 <= found.get("ledger:remainder", 0) < len(names)
-    assert [books.books._state.hold_units.get(number, 0) for number in range(1, 5)] == [count * new // old for count in holds]
+    assert [books.books._state.holds.left(number) for number in range(1, 5)] == [count * new // old for count in holds]
     [left] = books.books._state.frozen_units.values()
     assert left.units == min(-(-frozen * new // old), UNITS_MAX)
 

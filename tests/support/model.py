@@ -309,7 +309,7 @@ class Model:
         }
         assert found == {key: units for key, units in self.holdings.items() if units}
         holds = {
-            number: [state.instrument_symbols[hold.instrument], state.account_names[hold.account], state.hold_units[number]]
+            number: [state.instrument_symbols[hold.instrument], state.account_names[hold.account], hold.units]
             for number, hold in state.holds.items()
         }
         assert holds == self.holds

@@ -301,8 +301,9 @@ def _fragments(
     """
     number = instrument.number
     holds = [
-        (hold, divide_floor(state.hold_units[hold] * new_shares, old_shares))
-        for hold in sorted(hold for hold, record in state.holds.items() if record.instrument == number)
+        (hold.hold, divide_floor(hold.units * new_shares, old_shares))
+        for _, hold in sorted(state.holds.items())
+        if hold.instrument == number
     ]
     frozen = [
         (account, min(divide_ceiling(units.units * new_shares, old_shares), UNITS_MAX))
@@ -408,13 +409,12 @@ def _replace_holdings(state: State, number: int, event: UnitsReplaced) -> None:
 
 def _replace_holds(state: State, event: UnitsReplaced) -> None:
     for number, units in zip(event.holds, event.held_units, strict=True):
-        before = state.hold_units[number]
-        if units < before:
-            take_from_hold(state, number, before - units)
-        elif units > before:
-            hold = state.holds[number]
-            state.put(state.hold_units, number, units)
-            state.change_held(hold.instrument, hold.account, units - before)
+        hold = state.holds[number]
+        if units < hold.units:
+            take_from_hold(state, number, hold.units - units)
+        elif units > hold.units:
+            state.set_cell(state.holds.units, state.holds.row_of(number), units)
+            state.change_held(hold.instrument, hold.account, units - hold.units)
 
 
 # ---- multiplier: a unit stands for more or less ---------------------------------------------------------------------------------------
