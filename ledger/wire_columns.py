@@ -7,6 +7,7 @@ to protobuf, which finds what else they say. A text's length is one byte here, s
 from __future__ import annotations
 
 import functools
+import operator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ledger import vectors
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 LENGTH_MAX: Final = 127
 """Of a length in one byte."""
 _HIGH_BITS: Final = 0x8080_8080_8080_8080
+_number_of: Final = operator.attrgetter("number")
 
 
 class Texts(NamedTuple):
@@ -74,7 +76,8 @@ class Wire(NamedTuple):
             raise KeyError("a name beyond ASCII, or that ends in a zero")
         distinct = words[:1] if (words[-1] == words[0]).all() and (words == words[0]).all() else words
         letters = distinct.astype("<u8", copy=False).view(numpy.uint8).astype(numpy.uint32)
-        numbers = [table[name].number for name in letters.view(f"U{letters.shape[1]}").ravel().tolist()]
+        names = letters.view(f"U{letters.shape[1]}").ravel().tolist()
+        numbers = list(map(_number_of, map(table.__getitem__, names)))
         return vectors.int64s(numbers) if len(distinct) == len(words) else numpy.full(len(words), numbers[0], dtype=numpy.int64)
 
 

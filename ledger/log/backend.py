@@ -57,6 +57,9 @@ class Backend(Protocol):
     def rows(self, ledger_id: str, first_version: int, last_version: int) -> list[Row]:
         """Read the rows of these versions, both ends included, in order; those missing are simply not there."""
 
+    def entries(self, ledger_id: str, first_version: int, last_version: int) -> list[bytes]:
+        """Read the entries of these versions without what stands beside them, in half the time of `rows`."""
+
     def append(self, ledger_id: str, first_version: int, topics: Sequence[str], entries: Sequence[bytes], tiles: Sequence[Tile]) -> None:
         """Store entries and tiles in one transaction, flushed when this returns.
 

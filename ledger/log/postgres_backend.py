@@ -150,6 +150,14 @@ class PostgresBackend:
         with self._reader() as connection:
             return [Row._make(row) for row in self._all(connection, query, (ledger_id, first_version, last_version))]
 
+    def entries(self, ledger_id: str, first_version: int, last_version: int) -> list[bytes]:
+        query = (
+            "SELECT state FROM {schema}.stored_events"
+            " WHERE originator_id = %s AND originator_version BETWEEN %s AND %s ORDER BY originator_version"
+        )
+        with self._reader() as connection:
+            return [entry for (entry,) in self._all(connection, query, (ledger_id, first_version, last_version))]
+
     def append(self, ledger_id: str, first_version: int, topics: Sequence[str], entries: Sequence[bytes], tiles: Sequence[Tile]) -> None:
         if ledger_id != self._ledger_id:
             raise self._unavailable(f"it is of the ledger {self._ledger_id}, not of {ledger_id}")

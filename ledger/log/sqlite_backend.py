@@ -195,6 +195,15 @@ class SqliteBackend:
                 (ledger_id, first_version, last_version),
             ).fetchall()
 
+    def entries(self, ledger_id: str, first_version: int, last_version: int) -> list[bytes]:
+        with self._reader() as connection:
+            found = connection.execute(
+                "SELECT state FROM stored_events"
+                " WHERE originator_id = ? AND originator_version BETWEEN ? AND ? ORDER BY originator_version",
+                (ledger_id, first_version, last_version),
+            ).fetchall()
+        return [entry for (entry,) in found]
+
     def append(self, ledger_id: str, first_version: int, topics: Sequence[str], entries: Sequence[bytes], tiles: Sequence[Tile]) -> None:
         if len(entries) == 1 and not tiles and first_version > 1:
             # One statement is a transaction of its own: two calls fewer where every microsecond stands between a caller and his answer.

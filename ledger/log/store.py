@@ -9,6 +9,7 @@ entries that complete them, so that opening a log costs the same at any size.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -268,7 +269,8 @@ class Log:
 
         Raises: BeyondLog INDEX_BEYOND_LOG; DataLoss LOG_CORRUPT with the first bad index.
         """
-        for page in self._pages_checked(start, stop):
+        for page in self._pages(start, stop):
+            self._compare_page(leaf_index(page[0][0]), [row[2] for row in page])
             for version, topic, entry in page:
                 yield leaf_index(version), topic, entry
 
@@ -277,8 +279,10 @@ class Log:
 
         Raises: BeyondLog INDEX_BEYOND_LOG; DataLoss LOG_CORRUPT with the first bad index.
         """
-        for page in self._pages_checked(start, stop):
-            yield [row[2] for row in page]
+        for begin, end in self._page_bounds(start, stop):
+            entries = self._entries(begin, end)
+            self._compare_page(begin, entries)
+            yield entries
 
     def entry(self, index: int) -> bytes:
         """Read one entry.
@@ -442,23 +446,34 @@ class Log:
             self._corrupt(last, f"the log had {self.size} entries and has {last} now")
         return found, last
 
-    def _pages(self, start: int, stop: int) -> Iterator[list[Row]]:
-        """Read whole pages, cut at the borders of tiles."""
+    def _page_bounds(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Give where pages begin and end, cut at the borders of tiles."""
         self._check_bounds(start, stop)
         while start < stop:
-            assert self.ledger_id is not None
             end = min(stop, start - start % PAGE + PAGE)
-            yield self._page(self.ledger_id, start, end)
+            yield start, end
             start = end
 
-    def _pages_checked(self, start: int, stop: int) -> Iterator[list[Row]]:
-        """Read whole pages, and compare the hash of every entry with the tree."""
-        for page in self._pages(start, stop):
-            first = leaf_index(page[0][0])
-            offset = first % TILE_WIDTH
-            hashes = self.tree.tile(0, first // TILE_WIDTH, offset + len(page))
-            self._compare_leaves(first, leaf_hashes([row[2] for row in page]), hashes[offset * HASH_BYTES :])
-            yield page
+    def _pages(self, start: int, stop: int) -> Iterator[list[Row]]:
+        """Read whole pages."""
+        for begin, end in self._page_bounds(start, stop):
+            assert self.ledger_id is not None
+            yield self._page(self.ledger_id, begin, end)
+
+    def _compare_page(self, first: int, entries: Sequence[bytes]) -> None:
+        """Compare the hash of every entry of a page with the tree."""
+        number, offset = divmod(first, TILE_WIDTH)
+        hashes = self.tree.tile(0, number, offset + len(entries))
+        self._compare_leaves(first, leaf_hashes(entries), hashes[offset * HASH_BYTES :])
+
+    def _entries(self, start: int, stop: int) -> list[bytes]:
+        """Read the entries from `start` up to `stop` alone; where that is not what should be there, the whole rows say what is wrong."""
+        assert self.ledger_id is not None
+        with contextlib.suppress(DataLoss):
+            entries = self.backend.entries(self.ledger_id, leaf_version(start), leaf_version(stop - 1))
+            if len(entries) == stop - start and set(map(type, entries)) == {bytes}:
+                return entries
+        return [row[2] for row in self._page(self.ledger_id, start, stop)]
 
     def _page(self, ledger_id: str, start: int, stop: int) -> list[Row]:
         """Read the entries from `start` up to `stop`, at most a page, and see that each is there and of the right types."""
