@@ -212,17 +212,14 @@ class EvmAdapter:
 
     @_named
     def finalised(self, view: ChainView) -> ChainPosition:
-        position = view.final(self._settings.finality_depth)
-        with self._lock:
-            if position.number > self._finalised.number or not self._finalised.hash:
-                self._finalised = position
-            return self._finalised
+        self._final(view)
+        return self._finalised
 
     # The projector's
 
     @_named
     def prepare(self, view: ChainView, instructions: Sequence[Instruction], state: ProjectionState) -> Prepared:
-        final = view.final(self._settings.finality_depth).number
+        final = self._final(view).number
         if final < state.cursor.number:
             raise NodeAway(f"the node has finalised block {final}, the ledger has read {state.cursor.number}")
         fees = self.fees(view)
@@ -263,12 +260,16 @@ class EvmAdapter:
     def fate(self, view: ChainView, transaction: OpenTransaction, cursor: ChainPosition) -> Fate:
         first, last = transaction.versions[0], transaction.versions[-1]
         sender, number = address_of(first.key), first.sequence.number
-        final = view.final(self._settings.finality_depth).number
+        known = self._told(view, last) if first.key in self._settings.signers else None
+        if known is not None and known.get("blockNumber") is not None:
+            in_block = read_number(known["blockNumber"])
+            is_final = in_block <= self._finalised.number or in_block <= self._final(view).number
+            return Fate(FateKind.LANDED if is_final else FateKind.PENDING)
+        final = self._final(view).number
         newest = view.newest()
         if view.count(sender, newest) <= number:
-            known = first.key in self._settings.signers and self._is_known(view, last)
             underpriced = is_underpriced(read_payload(last.payload).fees, self._base_fee(view))
-            return Fate(FateKind.PENDING if known else FateKind.UNSEEN, underpriced=underpriced)
+            return Fate(FateKind.UNSEEN if known is None else FateKind.PENDING, underpriced=underpriced)
         versions = digests(transaction.versions)
         for block, entry in view.sent(sender, transaction.cursor_number, newest, number):
             if read_number(entry["nonce"]) != number:
@@ -380,6 +381,14 @@ class EvmAdapter:
 
     # Below
 
+    def _final(self, view: ChainView) -> ChainPosition:
+        """Return a node's newest final block, and remember it: another node that is behind takes nothing back."""
+        position = view.final(self._settings.finality_depth)
+        with self._lock:
+            if position.number > self._finalised.number or not self._finalised.hash:
+                self._finalised = position
+        return position
+
     def _token(self, token: str) -> str:
         found = caip.parse_token("token", token)
         if (found.chain, found.namespace) != (self.chain, ASSET_NAMESPACE):
@@ -458,8 +467,13 @@ class EvmAdapter:
             raise KeyMissing(self.chain, f"there is no signer for {transaction.key}")
         return assemble(transaction.payload, signer.sign(transaction.payload))
 
-    def _is_known(self, view: ChainView, version: Transaction) -> bool:
-        return view.node.call("eth_getTransactionByHash", transaction_hash(self._signed(version))) is not None
+    def _told(self, view: ChainView, version: Transaction) -> dict[str, Any] | None:
+        """Return what the node knows of a transaction as we sign it; None: nothing."""
+        name = transaction_hash(self._signed(version))
+        found = view.node.call("eth_getTransactionByHash", name)
+        if found is not None and (not isinstance(found, dict) or found.get("hash") != name):
+            raise NodeNonsense(f"asked for the transaction {name}, told something else")
+        return found
 
     def _check_history(self, view: ChainView, cursor: ChainPosition) -> None:
         """Hold the cursor against the node.

@@ -20,6 +20,7 @@ from typing import Any
 
 import requests
 from eth_typing import URI
+from requests.utils import get_netrc_auth
 from web3.providers.rpc import HTTPProvider
 from web3.types import RPCEndpoint, RPCResponse
 
@@ -91,7 +92,7 @@ class Node:
     """One node, by one HTTP session, whose pool of connections several threads share."""
 
     def __init__(self, url: str, timeout_seconds: float = 10.0, pause: Callable[[float], None] = time.sleep) -> None:
-        self._session = requests.Session()
+        self._session = _session_to(url)
         settings = {"timeout": timeout_seconds}
         self._provider = _Provider(URI(url), settings, session=self._session, exception_retry_configuration=None)
         self._pause = pause
@@ -159,6 +160,19 @@ class Node:
         if "error" in answer:
             raise _refusal(method, answer["error"])
         return answer["result"]
+
+
+def _session_to(url: str) -> requests.Session:
+    """Open a session with what the environment says of proxies, certificates and passwords for one host.
+
+    A session looks that up anew for every question otherwise, which takes as long as all else that asking costs here.
+    """
+    session = requests.Session()
+    told = session.merge_environment_settings(url, {}, None, None, None)
+    session.proxies, session.verify = told["proxies"], told["verify"]
+    session.auth = get_netrc_auth(url)
+    session.trust_env = False
+    return session
 
 
 def read_number(value: Any) -> int:

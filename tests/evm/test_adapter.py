@@ -275,6 +275,30 @@ def test_a_number_counted_before_its_block_is_asked_about_again(world: World, mo
         adapter.fate(opened, world.cursor)
 
 
+def test_a_fate_is_found_without_the_key_too(world: World):
+    """Without its signature the name of a transaction is not known: it is looked for by its number."""
+    world.record(world.wanted("MINT", 5, destination="bob"))
+    (opened,) = world.open
+    world.send()
+    world.mine()
+    keyless = connect(dataclasses.replace(world.settings, signers={}))
+    assert keyless.fate(opened, world.cursor).kind is FateKind.PENDING
+    world.mine(DEPTH)
+    assert keyless.fate(opened, world.cursor).kind is FateKind.LANDED
+
+
+def test_another_transaction_than_asked_for_is_nonsense(world: World, monkeypatch: pytest.MonkeyPatch):
+    world.record(world.wanted("MINT", 5, destination="bob"))
+    (opened,), adapter = world.open, world.fresh()
+    ask = adapter.nodes[0].call
+    other = {"hash": "0x" + "11" * 32, "blockNumber": "0x1"}
+    monkeypatch.setattr(
+        adapter.nodes[0], "call", lambda method, *parameters: other if method == "eth_getTransactionByHash" else ask(method, *parameters)
+    )
+    with pytest.raises(NodeUnfit, match="something else"):
+        adapter.fate(opened, world.cursor)
+
+
 def test_ranges_end_at_whole_blocks_and_are_beginnings_of_one_another(world: World):
     start = world.cursor
     for units in (5, 6, 7):

@@ -169,3 +169,10 @@ def test_logs_that_cannot_be_are_nonsense(market: Market, proxy: ScriptedProxy, 
         list(client.logs([market.token], first, last))
     proxy.always = None
     assert units_of(list(client.logs([market.token], first, last))) == [1, 1, 2, 1, 3, 1]
+
+
+def test_a_node_is_asked_through_the_proxy_that_the_environment_names(proxy: ScriptedProxy, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.setenv("no_proxy", "")
+    assert Node("http://node.invalid:8545").number("eth_chainId") == 31337
+    assert [request["method"] for request in proxy.requests] == ["eth_chainId"]
