@@ -244,7 +244,11 @@ class ChainsStory:
     def stop_worker(self, how: int) -> None:
         assert self._worker is not None, "it runs"
         self._worker.send_signal(how)
-        self._worker.wait()
+        try:
+            self._worker.wait(FINAL_SECONDS)
+        except subprocess.TimeoutExpired:
+            log = (self.folder / "worker.log").read_text()
+            raise SystemExit(f"the worker did not stop within {FINAL_SECONDS} s\n{log}") from None
         self._worker = None
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from services.chain_worker.settings import WorkerSettings
 
 LEDGER_PAUSE_SECONDS = 1.0
+SIGNAL_SECONDS = 1.0
 
 
 def run(options: argparse.Namespace) -> int:
@@ -107,6 +108,7 @@ def _work(connection: LedgerConnection, configurations: list[ChainConfiguration]
     for thread in threads:
         thread.start()
     print(f"stockledger works on {', '.join(loop.chain for loop in loops)} for {ledger_id}", file=sys.stderr, flush=True)  # noqa: T201 - for a person
-    told.wait()
+    while not told.wait(SIGNAL_SECONDS):  # a thread that waits for ever may sleep through a signal that came as it fell asleep
+        pass
     for thread in threads:
         thread.join()
