@@ -31,7 +31,9 @@ GROUP_MAX: Final = 2_000
 GROUP_COMMANDS_MAX: Final = 20_000
 """Commands in one group, for the same reason: about 100 ms of deciding."""
 GATHER_SECONDS: Final = 0.003
-"""How long a group waits at most for the callers of the last one to come back."""
+"""A group waits for the callers of the last one as long as one of them comes back in each of these spans."""
+GATHER_SECONDS_MAX: Final = 0.03
+"""And no longer than this."""
 
 
 class Job:
@@ -80,9 +82,9 @@ class _Checked(NamedTuple):
 class GroupCommit:
     """The writer's thread, and the way to it. All methods but `_run` and what it calls are for the event loop alone.
 
-    A group waits until as many are there as were under way a moment ago, or 3 ms. Without that, a handful of commands takes the
-    interpreter from the loop at every step of the store's driver while their peers wait to be read: 6 commands a flush instead of 30.
-    A lone caller is expected alone, and waits for nobody.
+    A group waits until as many are there as were under way a moment ago, or none has come for 3 ms. Without that, a handful of commands
+    takes the interpreter from the loop at every step of the store's driver while their peers wait to be read: 6 commands a flush instead
+    of 30. A lone caller is expected alone, and waits for nobody.
     """
 
     def __init__(self, books: Ledger, metrics: Metrics, grown: Callable[[], None]) -> None:
@@ -95,6 +97,7 @@ class GroupCommit:
         """What the writer has now; empty when it is idle."""
         self._expected = 1
         self._timer: asyncio.TimerHandle | None = None
+        self._gather_until = 0.0
         self._work: SimpleQueue[list[Job] | None] = SimpleQueue()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -134,7 +137,15 @@ class GroupCommit:
         if len(self._waiting) >= self._expected:
             self._hand_over()
         elif self._timer is None:
-            self._timer = self._loop.call_later(GATHER_SECONDS, self._hand_over)
+            self._gather_until = self._loop.time() + GATHER_SECONDS_MAX
+            self._timer = self._loop.call_later(GATHER_SECONDS, self._wait_on, len(self._waiting))
+
+    def _wait_on(self, known: int) -> None:
+        """Hand over what waits unless more of it came in the last span."""
+        if len(self._waiting) > known and self._loop.time() < self._gather_until:
+            self._timer = self._loop.call_later(GATHER_SECONDS, self._wait_on, len(self._waiting))
+        else:
+            self._hand_over()
 
     def _hand_over(self) -> None:
         """Give the writer all that waits."""
