@@ -30,12 +30,14 @@ from ledger.packing import Run
 from ledger.reads import READS
 from ledger.reads.books import holding_units
 from ledger.request_ids import RequestIds, format_request_id, request_digest
+from ledger.requested_runs import read_requests
 from ledger.rules import ARITHMETIC_VERSION, EVENT_FIELDS, RULES, TOPICS, decide, fold
 from ledger.rules.checks import check_id, time_us
 from ledger.rules.context import Context
 from ledger.rules.opening import FORMAT_VERSION
 from ledger.rules.packed import TRANSFERS_PER_ENTRY_MAX
 from ledger.rules.runs import fold_transfers
+from ledger.sent_transfers import SentTransfers
 from ledger.state import State
 from ledger.unknown_fields import find_unknown_field
 from stockledger.v1.errors_pb2 import Reason
@@ -497,13 +499,16 @@ class Ledger:
         """Decide commands in order, booking runs of single transfers as one entry each."""
         state = self._state
         outcomes: list[Any] = [None] * len(commands)
+        read = None
+        if isinstance(commands, SentTransfers) and vectors.worthwhile(len(commands)):
+            read = read_requests(state, commands.requests)
         position = 0
         while position < len(commands):
             now_us = state.next_decision_time_us(batch.now_us)
             run = Run(state, RULES[TransferUnitsRequest], principal, now_us)
             identify_now = functools.partial(identify, state, principal=principal, now_us=now_us, make_id=self._request_ids.make)
             start = position
-            position = run.gather(commands, start, identify_now, outcomes, make_id=self._request_ids.make)
+            position = run.gather(commands, start, identify_now, outcomes, make_id=self._request_ids.make, read=read)
             run.decide(outcomes)
             if run.positions:
                 run.index = state.size

@@ -17,7 +17,7 @@ from ledger import vectors
 from ledger.answers import Booked
 from ledger.errors import LedgerError
 from ledger.request_ids import AHEAD_MS_MAX, digest_of
-from ledger.requested_runs import read_requests
+from ledger.requested_runs import Requested, read_requests
 from ledger.rules import ARITHMETIC_VERSION
 from ledger.rules.checks import check_free
 from ledger.rules.columns import acceptable_at_once, have_profiles
@@ -61,21 +61,32 @@ class Run:
         self._units: Any = []
 
     def gather(
-        self, commands: Sequence[Any], start: int, identify: Identify, outcomes: list[Any], *, make_id: Callable[[int], bytes]
+        self,
+        commands: Sequence[Any],
+        start: int,
+        identify: Identify,
+        outcomes: list[Any],
+        *,
+        make_id: Callable[[int], bytes],
+        read: Requested | None,
     ) -> int:
         """Take transfers with nothing special about them, from a position on; return the position of the first not taken.
 
-        What is refused for its envelope is told in `outcomes`. Accounts and instruments that do not exist are found out later.
+        What is refused for its envelope is told in `outcomes`. Accounts and instruments that do not exist are found out later. `read` is
+        what all commands say, where that is known.
         """
         policy = self._state.approval_policies.get(self._rule.name)
         if policy is not None and policy.approvals_needed:
             return start
         stop = min(len(commands), start + TRANSFERS_PER_ENTRY_MAX)
-        if self._take_at_once(commands[start:stop], range(start, stop), make_id):
+        known = None if read is None else read.within(slice(start, stop))
+        if self._take_at_once(commands[start:stop], range(start, stop), make_id, known):
             return stop
         return self._gather_each(commands, range(start, stop), identify, outcomes, make_id)
 
-    def _take_at_once(self, commands: Sequence[Any], positions: range, make_id: Callable[[int], bytes]) -> bool:
+    def _take_at_once(
+        self, commands: Sequence[Any], positions: range, make_id: Callable[[int], bytes], read: Requested | None = None
+    ) -> bool:
         """Take all commands if all are transfers with nothing special about them, under new request ids or none; else none of them."""
         if not vectors.worthwhile(len(commands)):
             return False
@@ -83,7 +94,7 @@ class Run:
             return False
         state, time_ms = self._state, self.now_us // 1000
         requests = commands.requests if isinstance(commands, SentTransfers) else [*map(TransferUnitsRequest.SerializeToString, commands)]
-        found = read_requests(state, requests)
+        found = read or read_requests(state, requests)
         if found is None or (state.deployments and not have_profiles(state, found.sources, found.destinations)):
             return False  # of accounts without a profile some may stand at a chain
         request_ids = found.request_ids

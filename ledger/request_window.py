@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ledger import vectors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+_ID_BYTES: Final = 16
 
 
 def span_ms(request_ids: Sequence[bytes]) -> tuple[int, int]:
@@ -47,6 +50,17 @@ class RequestWindow:
         self.seconds: dict[int, dict[bytes, int]] = {}
         self.count = 0
         self.low_water_second = 0
+        self._newest: bytes | None = None
+        """No remembered id is greater; None: unknown."""
+
+    def note_newest(self, request_ids: Sequence[bytes]) -> None:
+        """Take note of ids that are being remembered."""
+        if self._newest is not None:
+            self._newest = max(self._newest, *request_ids)
+
+    def forget_newest(self) -> None:
+        """Ids were remembered without a note."""
+        self._newest = None
 
     def find(self, key: bytes, id_time_ms: int) -> int | None:
         """Return where a request (16 bytes of id, then the principal) was booked: index << 16 | position, or None."""
@@ -58,6 +72,11 @@ class RequestWindow:
         first_ms, last_ms = span_ms(request_ids)
         if first_ms < self.low_water_second * 1000 or last_ms > latest_ms or len(set(request_ids)) < len(request_ids):
             return False
+        if self._newest is None:
+            newest_bucket = self.seconds[max(self.seconds)] if self.seconds else {}
+            self._newest = max(newest_bucket, default=b"")[:_ID_BYTES]
+        if min(request_ids) > self._newest:
+            return True
         found = by_second(request_ids, principal, range(len(request_ids)))
         return all(self.seconds[second].keys().isdisjoint(new) for second, (new, _) in found.items() if second in self.seconds)
 

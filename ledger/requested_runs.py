@@ -36,6 +36,11 @@ class Requested(NamedTuple):
     destinations: Any
     units: Any
 
+    def within(self, part: slice) -> Requested:
+        """Return what those in a part say."""
+        request_ids, *columns = self
+        return Requested(None if request_ids is None else request_ids[part], *(column[part] for column in columns))
+
 
 def read_requests(state: State, requests: Sequence[bytes]) -> Requested | None:
     """Return what requests say if all are plain transfers, of instruments and accounts that there are; else None."""

@@ -393,6 +393,7 @@ class State:
         if self.journal is not None:
             self.journal += (bucket, key, _MISSING)
         bucket[key] = location
+        requests.note_newest((request_id,))
         requests.count += 1
         self._forget_requests(decision_time_us // 1_000_000)
 
@@ -422,6 +423,7 @@ class State:
             bucket.update(zip(new, mine, strict=True))
             assert len(bucket) == remembered, "a request is booked once"
             requests.count += len(new)
+        requests.note_newest(request_ids)
         self._forget_requests(decision_time_us // 1_000_000)
 
     def remember_stored(self, keys: Sequence[bytes], starts: Sequence[tuple[int, int]], first_location: int, decision_time_us: int) -> None:
@@ -435,6 +437,7 @@ class State:
         for (start, second), stop in zip(starts, stops[1:], strict=True):
             locations = range(first_location + (start << 16), first_location + (stop << 16), 1 << 16)
             seconds.setdefault(second, {}).update(zip(keys[start:stop], locations, strict=True))
+        self.requests.forget_newest()
         self.requests.count += len(keys)
         self._forget_requests(decision_time_us // 1_000_000)
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 LENGTH_MAX: Final = 127
 """Of a length in one byte."""
 _HIGH_BITS: Final = 0x8080_8080_8080_8080
+_ODD: Final = 0x9E37_79B9_7F4A_7C15
+"""2^64 over the golden ratio: multiplied with it, neighbours are scattered over the upper bits."""
+_SLOT_BITS: Final = 16
 _number_of: Final = operator.attrgetter("number")
 
 
@@ -74,11 +77,13 @@ class Wire(NamedTuple):
         words = self.word[texts.starts[:, None] + 8 * numpy.arange(count)] & _masks(count).take(lengths, 0)
         if int(numpy.bitwise_or.reduce(words, None)) & _HIGH_BITS or not self.byte[texts.stops - 1].all():
             raise KeyError("a name beyond ASCII, or that ends in a zero")
-        distinct = words[:1] if (words[-1] == words[0]).all() and (words == words[0]).all() else words
-        letters = distinct.astype("<u8", copy=False).view(numpy.uint8).astype(numpy.uint32)
+        likeness = _likeness(words)
+        distinct = numpy.flatnonzero(likeness == numpy.arange(len(words)))
+        letters = words[distinct].astype("<u8", copy=False).view(numpy.uint8).astype(numpy.uint32)
         names = letters.view(f"U{letters.shape[1]}").ravel().tolist()
-        numbers = list(map(_number_of, map(table.__getitem__, names)))
-        return vectors.int64s(numbers) if len(distinct) == len(words) else numpy.full(len(words), numbers[0], dtype=numpy.int64)
+        numbers = numpy.zeros(len(words), dtype=numpy.int64)
+        numbers[distinct] = numpy.fromiter(map(_number_of, map(table.__getitem__, names)), numpy.int64, len(names))
+        return numbers[likeness]
 
 
 def lay(messages: Sequence[bytes], reach: int) -> Wire:
@@ -103,6 +108,24 @@ def varints(words: Any, widths: Any) -> tuple[Any, Any]:
     words = words & 0x7F007F007F007F | (words & 0x7F007F007F007F00) >> 1
     words = words & 0x3FFF00003FFF | (words & 0x3FFF00003FFF0000) >> 2
     return words & 0xFFFFFFF | (words & 0xFFFFFFF00000000) >> 4, sound
+
+
+def _likeness(words: Any) -> Any:
+    """Return for each row of words the place of one that is the same, and itself such a one; mostly few are different.
+
+    Rows of one hash are held against the last of them; the few that differ from it stand for themselves.
+    """
+    numpy = vectors.numpy
+    hashes = words[:, 0]
+    for place in range(1, words.shape[1]):
+        hashes = hashes * _ODD ^ words[:, place]
+    slots = hashes * _ODD >> 64 - _SLOT_BITS
+    last = numpy.empty(1 << _SLOT_BITS, dtype=numpy.int64)
+    last[slots] = numpy.arange(len(words))
+    likeness = last[slots]
+    others = numpy.flatnonzero((words[likeness] != words).any(axis=1))
+    likeness[others] = others
+    return likeness
 
 
 @functools.cache
