@@ -27,12 +27,12 @@ from chain_adapters.spl import errors, fate, programs
 from chain_adapters.spl.account_layout import decode_mint, decode_token_account
 from chain_adapters.spl.addresses import associated_account
 from chain_adapters.spl.fees import PriceRange
-from chain_adapters.spl.history import read_range
+from chain_adapters.spl.history import transactions_of
 from chain_adapters.spl.names import account_of, mint_of, owner_of
 from chain_adapters.spl.observation import FAILURE_TEXT_MAX
 from chain_adapters.spl.planning import PART, DurableNonce, PlannedTransaction, Step, plan
 from chain_adapters.spl.projection import CAPABLE, MOVES, Doing, Holder, Satisfied, TokenState, Unfit, carry_out, rests_on
-from chain_adapters.spl.rpc import ACCOUNTS_MAX, SLOT_MAX, Account, RpcClient
+from chain_adapters.spl.rpc import ACCOUNTS_MAX, Account, RpcClient
 from chain_adapters.spl.signing import required_signers
 from chain_adapters.spl.transactions import (
     AuthoritySet,
@@ -208,7 +208,8 @@ class Preparation:
                 return False
         if holders:
             return True
-        recent = read_range(self.client, token.address, self.final + 1, SLOT_MAX)
+        # In no order: of a slot that is not final, the node may not tell the block.
+        recent = transactions_of(self.client, self.client.signatures_back_to(token.address, self.final + 1))
         return not any(isinstance(effect, _CONTROLS) for one in recent for effect in effects_on(token.address, one))
 
     # Transactions
