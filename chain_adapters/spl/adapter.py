@@ -344,7 +344,7 @@ class SplAdapter:
         lamports, sent = client.rent(programs.NONCE_ACCOUNT_BYTES), []
         for number in range(self._nonces):
             _, account = client.account(programs.derived_nonce_account(payer, number))
-            if account is not None:
+            if account is not None and account.is_made:
                 continue
             blockhash = Hash.from_string(client.latest_blockhash())
             instructions = programs.create_derived_nonce_account(payer, number, lamports)

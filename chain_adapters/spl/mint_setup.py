@@ -121,7 +121,7 @@ def create_derived_mint(setup: MintSetup, payer: Pubkey, lamports: int) -> list[
     space_now, seed = space_without_metadata(), _seed(setup.symbol)
     made = create_derived_account(payer, setup.mint, lamports, seed=seed, space=space_now, owner=TOKEN_2022_PROGRAM)
     handed_over = token_2022.set_authority(setup.mint, token_2022.AuthorityKind.MINT, payer, setup.authorities.mint)
-    return [made, *_initialize(own), handed_over]
+    return [*made, *_initialize(own), handed_over]
 
 
 def _seed(symbol: str) -> str:

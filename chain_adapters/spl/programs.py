@@ -27,11 +27,12 @@ COMPUTE_UNITS_MAX: Final = 1_400_000
 
 NONCE_SEED: Final = "stockledger-nonce-"
 _CREATE_ACCOUNT: Final = 0
-_CREATE_ACCOUNT_WITH_SEED: Final = 3
+_TRANSFER: Final = 2
 ADVANCE_NONCE: Final = 4
 WITHDRAW_NONCE: Final = 5
 _INITIALIZE_NONCE: Final = 6
 _AUTHORIZE_NONCE: Final = 7
+_ALLOCATE_WITH_SEED: Final = 9
 _CREATE_IDEMPOTENT: Final = 1
 _SET_COMPUTE_UNIT_LIMIT: Final = 2
 _SET_COMPUTE_UNIT_PRICE: Final = 3
@@ -83,16 +84,21 @@ def create_derived_nonce_account(authority: Pubkey, number: int, lamports: int) 
     """Make a nonce account at its derived address. Only the authority signs, and pays."""
     account, seed = derived_nonce_account(authority, number), f"{NONCE_SEED}{number}"
     made = create_derived_account(authority, account, lamports, seed=seed, space=NONCE_ACCOUNT_BYTES, owner=SYSTEM_PROGRAM)
-    return [made, _initialize_nonce(account, authority)]
+    return [*made, _initialize_nonce(account, authority)]
 
 
-def create_derived_account(payer: Pubkey, account: Pubkey, lamports: int, *, seed: str, space: int, owner: Pubkey) -> Instruction:
-    """Make the account that is derived from the payer's key, a seed and the program that governs it. Only the payer signs."""
+def create_derived_account(payer: Pubkey, account: Pubkey, lamports: int, *, seed: str, space: int, owner: Pubkey) -> list[Instruction]:
+    """Make the account that is derived from the payer's key, a seed and the program that governs it. Only the payer signs.
+
+    It is paid for and then taken: to create it in one step fails where there are lamports already, and anybody who knows the address,
+    which is no secret, can send some there.
+    """
+    pays, takes = AccountMeta(payer, is_signer=True, is_writable=True), AccountMeta(account, is_signer=False, is_writable=True)
+    paid = Instruction(SYSTEM_PROGRAM, struct.pack("<IQ", _TRANSFER, lamports), [pays, takes])
     text = seed.encode()
-    data = struct.pack("<I", _CREATE_ACCOUNT_WITH_SEED) + bytes(payer) + struct.pack("<Q", len(text)) + text
-    data += struct.pack("<QQ", lamports, space) + bytes(owner)
-    accounts = [AccountMeta(payer, is_signer=True, is_writable=True), AccountMeta(account, is_signer=False, is_writable=True)]
-    return Instruction(SYSTEM_PROGRAM, data, accounts)
+    data = struct.pack("<I", _ALLOCATE_WITH_SEED) + bytes(payer) + struct.pack("<Q", len(text)) + text + struct.pack("<Q", space)
+    base = AccountMeta(payer, is_signer=True, is_writable=False)
+    return [paid, Instruction(SYSTEM_PROGRAM, data + bytes(owner), [takes, base])]
 
 
 def create_nonce_account(payer: Pubkey, nonce_account: Pubkey, authority: Pubkey, lamports: int) -> list[Instruction]:

@@ -26,7 +26,7 @@ from solders.pubkey import Pubkey
 from solders.signature import Signature
 
 from chain_adapters.json_depth import is_too_deep
-from chain_adapters.spl.addresses import CHAIN_REFERENCE_CHARACTERS, TOKEN_2022_PROGRAM, chain_id
+from chain_adapters.spl.addresses import CHAIN_REFERENCE_CHARACTERS, SYSTEM_PROGRAM, TOKEN_2022_PROGRAM, chain_id
 from chain_adapters.spl.errors import (
     AnswerMalformed,
     HistoryPruned,
@@ -74,6 +74,11 @@ class Account:
     lamports: int
     owner: Pubkey
     data: bytes
+
+    @property
+    def is_made(self) -> bool:
+        """False where somebody has sent lamports to an address, and nothing stands there."""
+        return bool(self.data) or self.owner != SYSTEM_PROGRAM
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from chain_adapters.spl.adapter import NONCES_DEFAULT, NamedSigner, SplAdapter
 from chain_adapters.spl.addresses import TOKEN_2022_PROGRAM, parse_account
 from chain_adapters.spl.mint_setup import Authorities, MintSetup, create_derived_mint, derived_mint, space
 from chain_adapters.spl.names import ASSET_NAMESPACE
-from chain_adapters.spl.rpc import RpcClient
+from chain_adapters.spl.rpc import Account, RpcClient
 from chain_adapters.spl.signing import sign
 from chain_adapters.spl.transactions import LandedTransaction, decode
 from ledger import caip
@@ -167,10 +167,10 @@ class SplSetup:
 
     def _nonce_accounts(self, client: RpcClient, payer: Pubkey) -> list[tuple[Pubkey, bool]]:
         addresses = [programs.derived_nonce_account(payer, number) for number in range(self._nonces)]
-        return [(address, client.account(address)[1] is not None) for address in addresses]
+        return [(address, _made(client, address) is not None) for address in addresses]
 
     def _is_mint(self, client: RpcClient, address: Pubkey) -> bool:
-        _, account = client.account(address)
+        account = _made(client, address)
         if account is not None and account.owner != TOKEN_2022_PROGRAM:
             raise DeploymentUnfit(self.chain, f"{address} should be a mint, but an account of {account.owner} stands there")
         return account is not None
@@ -227,9 +227,9 @@ class SplSetup:
         while time.monotonic() < deadline:
             with self._asking() as client:
                 landed = _landed(client, signature)
-                _, account = client.account(address)
+                account = _made(client, address)
             if account is not None:
-                cost = account.lamports + landed.fee_lamports if landed is not None and landed.error is None else 0
+                cost = part.cost - LAMPORTS_PER_SIGNATURE + landed.fee_lamports if landed is not None and landed.error is None else 0
                 return Part(part.name, part.address, True, cost, signature if cost else "")
             if landed is not None and landed.error is not None:
                 raise DeploymentUnfit(self.chain, f"the transaction {signature} has failed: {landed.error}")
@@ -254,6 +254,12 @@ def open_setup(settings: ChainSettings) -> SplSetup:
     Raises: ValueError for settings that cannot be.
     """
     return SplSetup(settings)
+
+
+def _made(client: RpcClient, address: Pubkey) -> Account | None:
+    """Return what stands at an address; lamports that somebody sent there are nothing."""
+    _, account = client.account(address)
+    return account if account is not None and account.is_made else None
 
 
 def _landed(client: RpcClient, signature: str) -> LandedTransaction | None:

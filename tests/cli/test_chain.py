@@ -22,6 +22,8 @@ from solana_node import solana_node
 from solders.pubkey import Pubkey
 from spl_chain import SplChain, transfer_lamports
 
+from chain_adapters.spl.mint_setup import derived_mint
+from chain_adapters.spl.programs import derived_nonce_account
 from ledger import Ledger
 
 ORIGIN = 'origin = "acme.example/stockledger"'
@@ -189,6 +191,19 @@ def test_solana_from_nothing_to_registered(run, books, spl, spl_file):
     again = deploy(run, path)
     assert again["cost"] == "0"
     assert again["commands"][1:] == made["commands"][1:]
+
+
+def test_solana_lamports_sent_to_where_something_is_to_stand_block_nothing(run, books, spl, spl_file):
+    payer = Pubkey.from_string(address(spl_file.accounts["payer"]))
+    for known in (derived_mint(payer, "AAPLx"), derived_nonce_account(payer, 1)):
+        assert spl.run([transfer_lamports(spl.payer.public_key, known, 10**6)]).error is None
+    path = spl_file.write(tables=token())
+    assert not any(part["stands"] for part in deploy(run, path, "--dry-run")["parts"])
+    made = deploy(run, path)
+    assert 10**9 - spl.client.lamports(payer) == int(made["cost"])
+    register(run, books, made)
+    assert inspect(run, books, made).json["chains"][0]["faults"] == []
+    assert deploy(run, path)["cost"] == "0"
 
 
 def test_solana_goes_on_where_it_stopped(run, spl, spl_file):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from solders import system_program
 from solders.hash import Hash
 from solders.pubkey import Pubkey
 from spl_chain import NAME, SYMBOL, URI
@@ -64,6 +65,15 @@ def test_golden_instructions(name, instruction):
         f"{bytes(meta.pubkey).hex()[:2]}{'s' if meta.is_signer else '-'}{'w' if meta.is_writable else '-'}" for meta in instruction.accounts
     )
     assert GOLDEN["instructions"][name] == [str(instruction.program_id), bytes(instruction.data).hex(), accounts]
+
+
+def test_a_derived_account_is_made_as_the_library_makes_it():
+    payer, owner, seed = KEYS[0], KEYS[2], "stockledger-mint-AAPLx"
+    account = Pubkey.create_with_seed(payer, seed, owner)
+    made = programs.create_derived_account(payer, account, 5, seed=seed, space=509, owner=owner)
+    paid = {"from_pubkey": payer, "to_pubkey": account, "lamports": 5}
+    taken = {"address": account, "base": payer, "seed": seed, "space": 509, "owner": owner}
+    assert made == [system_program.transfer(paid), system_program.allocate_with_seed(taken)]
 
 
 def test_every_golden_instruction_is_still_made():
