@@ -231,6 +231,12 @@ def test_refusals_of_a_trade_in_order_of_precedence(market: Scenario, reason: st
     assert (market.holding("AAPLx", "book:bob"), market.holding("USDC", "book:fees")) == (15, 2)
 
 
+def test_a_hold_that_has_the_units_and_is_unfit(market: Scenario) -> None:
+    market.units("USDC", "book:alice", 50).given(order("book:alice", 50, "USDC"))
+    for sell in (SELL_UNHELD, 5):
+        market.when(trades((sell, BUY, 10, 100, 0, 0))).raises("HOLD_UNFIT", trade=0, hold=sell)
+
+
 def test_all_of_a_hold_and_not_one_unit_more(market: Scenario) -> None:
     market.when(trades((SELL, BUY, 50, 500, 1, 0))).raises("HOLD_INSUFFICIENT", hold=BUY, remaining=500, needed=501)
     market.when(trades((SELL, BUY, 51, 499, 1, 0))).raises("HOLD_INSUFFICIENT", hold=SELL, remaining=50, needed=51)

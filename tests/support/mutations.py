@@ -373,6 +373,42 @@ MUTATIONS = [
         ("    if snapshot.root != log.tree.root_at(snapshot.size):", "    if False:"),
         ("    if snapshot.rules_version != VERSION:", "    if False:"),
     ),
+    *_of(
+        "open_holds.py",
+        "engine/test_open_holds.py",
+        ("self.numbers[row] != number or not self.units[row]:", "self.numbers[row] != number:"),
+        (" & (known[rows] == numbers)", ""),
+        (" & (vectors.view_of(self.units)[rows] > 0)", ""),
+        ("        while self.numbers and self.numbers[-1] >= hold.hold:", "        while self.numbers and self.numbers[-1] > hold.hold:"),
+        ("        self._tidy_at = 2 * len(self.units) + ROWS_MIN", "        self._tidy_at = 1 << 60"),
+    ),
+    *_of(
+        "rules/holds.py",
+        "engine/test_open_holds.py",
+        ("    expiring = (left == 0) & (expiry", "    expiring = (left >= 0) & (expiry"),
+        ("    if not left:\n        _forget_expiry", "    if left:\n        _forget_expiry"),
+    ),
+    *_of(
+        "rules/settlement.py",
+        "rules/test_settlement.py",
+        (" & (vectors.view_of(holds.purposes)[rows] == _ORDER)", ""),
+        ("(vectors.view_of(holds.instruments)[rows] == wanted) & ", ""),
+        ("    if not (of_orders & (vectors.view_of(holds.expiry_times_us)[rows] > terms.now_us)).all():", "    if not of_orders.all():"),
+        ("    return accounts[place] if (needed <= vectors.view_of(holds.units)[rows]).all() else None", "    return accounts[place]"),
+        ("    numpy.add.at(totals, place, units)\n    return distinct", "    totals[place] = units\n    return distinct"),
+    ),
+    *_of(
+        "request_window.py",
+        "engine/test_request_window.py",
+        ("        if min(request_ids) > self._newest:", "        if max(request_ids) > self._newest:"),
+        ("            self._newest = max(self._newest, *request_ids)", "            pass"),
+        ("        self._newest = None\n\n    def find", "        pass\n\n    def find"),
+    ),
+    *_of(
+        "wire_columns.py",
+        "engine/test_wire_columns.py",
+        ("    likeness[others] = others", "    pass"),
+    ),
 ]  # fmt: skip
 
 
