@@ -142,10 +142,10 @@ class Gate:
 
     async def _around(self, rpc: str, context: grpc.aio.ServicerContext[Any, Any], carry_out: Callable[[Span], Awaitable[Any]]) -> Any:
         """Carry a call out; whatever happens, its caller gets a clear status, and the log and figures tell of it."""
-        started = time.perf_counter()
+        started, calls = time.perf_counter(), self._metrics.calls
         error: LedgerError | None = None
         code = "OK"
-        self._metrics.in_flight.inc()
+        calls.in_flight += 1
         try:
             if self._tracing is None:
                 return await carry_out(NO_SPAN)
@@ -166,9 +166,9 @@ class Gate:
         except Exception:  # noqa: BLE001 - logged in full, and told to the caller as our fault
             error, code = self._fault(rpc), "INTERNAL"
         finally:
-            self._metrics.in_flight.dec()
+            calls.in_flight -= 1
             seconds = time.perf_counter() - started
-            self._metrics.call(rpc, code, seconds)
+            calls.ended(rpc, code, seconds)
             if _log.isEnabledFor(logging.INFO if error is not None else logging.DEBUG):
                 self._tell(rpc, code, error, seconds)
         if error is not None and error.reason == Reason.REASON_STORE_UNAVAILABLE:
