@@ -261,8 +261,8 @@ class EvmAdapter:
         first, last = transaction.versions[0], transaction.versions[-1]
         sender, number = address_of(first.key), first.sequence.number
         known = self._told(view, last) if first.key in self._settings.signers else None
-        if known is not None and known.get("blockNumber") is not None:
-            in_block = read_number(known["blockNumber"])
+        in_block = 0 if known is None or known.get("blockNumber") is None else read_number(known["blockNumber"])
+        if in_block > transaction.cursor_number:  # at or before it, an earlier one with the same bytes has landed
             is_final = in_block <= self._finalised.number or in_block <= self._final(view).number
             return Fate(FateKind.LANDED if is_final else FateKind.PENDING)
         final = self._final(view).number

@@ -47,6 +47,7 @@ from stockledger.v1.chains_pb2 import (
     Deployment,
     DeploymentKind,
     ObservationKind,
+    OpenTransaction,
 )
 from stockledger.v1.common_pb2 import Operation
 from stockledger.v1.reserves_pb2 import Reserve
@@ -285,6 +286,18 @@ def test_a_fate_is_found_without_the_key_too(world: World):
     assert keyless.fate(opened, world.cursor).kind is FateKind.PENDING
     world.mine(DEPTH)
     assert keyless.fate(opened, world.cursor).kind is FateKind.LANDED
+
+
+def test_the_same_transaction_recorded_again_after_it_landed_is_dead(world: World):
+    """Its first landing is in the books and is not its own: the reader does not come by there again."""
+    world.record(world.wanted("MINT", 5, destination="bob"))
+    (opened,) = world.open
+    world.send()
+    world.mine(DEPTH + 1)
+    world.read()
+    again = OpenTransaction(versions=opened.versions, cursor_number=world.cursor.number)
+    death = world.fresh().fate(again, world.cursor).death
+    assert death.proof == DeathProof.DEATH_PROOF_NUMBER_CONSUMED
 
 
 def test_another_transaction_than_asked_for_is_nonsense(world: World, monkeypatch: pytest.MonkeyPatch):
