@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,15 @@ def test_the_chains_of_the_demo(tmp_path: Path) -> None:
     assert processes_of(tmp_path) == []
 
 
+@pytest.fixture
+def _heeds_interrupts() -> Iterator[None]:
+    """A shell has what it starts in the background ignore SIGINT, and so would all that is started here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heeds_interrupts")
 @pytest.mark.parametrize(("how", "when"), [(signal.SIGINT, "the worker works"), (signal.SIGTERM, "A node of each runs")])
 def test_a_demo_that_is_interrupted_leaves_nothing_running(tmp_path: Path, how: signal.Signals, when: str) -> None:
     told, command = tmp_path / "told.txt", [sys.executable, DEMO, "--chains"]

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import random
+import time
 from collections.abc import Collection, Mapping
 from typing import Any, Final, Self
 
@@ -29,6 +30,8 @@ GWEI: Final = 10**9
 COINS: Final = 10**21
 FORK_SHARE: Final = 0.05
 """How often a tick takes the newest block out of the chain, with what is in it."""
+MADE_SECONDS: Final = 0.05
+"""By then a block that the node had begun is made."""
 SIGNING: Final = {
     "MINTER": "minter",
     "BURNER": "forced_burner",
@@ -171,12 +174,24 @@ class EvmRig(WorkedRig):
         return True
 
     def reorganise(self) -> bool:
-        self.node.call("anvil_reorg", 1, [])
+        self._reorganise(1)
         return True
 
     def reorganise_final(self) -> bool:
-        self.node.call("anvil_reorg", 5, [])
+        self._reorganise(5)
         return True
+
+    def _reorganise(self, depth: int) -> None:
+        """Put other blocks in the place of the newest; meanwhile none is made for a transaction.
+
+        The node does not keep the two apart: blocks that it made at the same time were missing afterwards, and logs stood there twice.
+        """
+        self.node.call("evm_setAutomine", False)
+        time.sleep(MADE_SECONDS)
+        try:
+            self.node.call("anvil_reorg", depth, [])
+        finally:
+            self.node.call("evm_setAutomine", True)
 
     def raise_fees(self) -> bool:
         self.node.call("anvil_setNextBlockBaseFeePerGas", hex(100 * GWEI))
