@@ -281,14 +281,13 @@ class _OneRound:
                 if fate.death is not None:
                     deaths.append(fate.death)
                     continue
-                if fate.kind is FateKind.LANDED:
-                    continue
                 if fate.underpriced:
                     self._replace(transaction)
                 elif fate.kind is FateKind.UNSEEN:
                     self._send(transaction.versions[-1])
                 if self._now_us - transaction.first_time.ToMicroseconds() > patience_us:
-                    why = "its fee is too low" if fate.underpriced else f"{fate.kind.value}, and not final"
+                    landed = "final on chain, and not in the books" if fate.kind is FateKind.LANDED else f"{fate.kind.value}, and not final"
+                    why = "its fee is too low" if fate.underpriced else landed
                     for name in transaction.versions[0].instructions or (transaction.versions[0].key,):
                         self._stuck.setdefault(name, Stuck(name, transaction.first_time.ToMicroseconds(), why))
         self._bury(deaths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from chain_adapters.conformance_market import Market
@@ -115,6 +116,15 @@ class Crashes(ConformanceBase):
         forced = 5 * step if market.can(_C.CHAIN_CAPABILITY_FORCE_TRANSFER) else 0
         market.check({first: 90 * step + forced, second: 50 * step - forced, "book:bob": 10 * step})
         assert not market.divergences()
+
+    def test_what_nobody_reads_is_called_stuck(self, market: Market) -> None:
+        market.transfer("book:alice", market.wallets[0], 10)
+        market.project()
+        market.rig.finalise()
+        days_later = Projector(market.call, market.connect(), now_us=lambda: time.time_ns() // 1000 + 10**12)
+        assert [one.why for one in days_later.round().stuck] == ["final on chain, and not in the books"]
+        market.settle()
+        market.check({market.wallets[0]: 10})
 
     def test_two_readers_and_two_projectors_at_once(self, market: Market) -> None:
         first, _ = market.wallets

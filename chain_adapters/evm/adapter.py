@@ -85,6 +85,9 @@ FEE_MAX_WEI: Final = 500 * 10**9
 FINAL_AFTER_SECONDS: Final = 900
 """Two epochs of 32 slots of 12 s, and a part of the one a transaction is in."""
 ACCOUNTS_PER_CALL: Final = 200
+SPAN_FIRST: Final = 128
+SPAN_MIN: Final = 16
+"""Blocks of a range: it begins with the first, and grows up to `blocks_max` as long as ranges are read to their end."""
 _HARMLESS: Final = (
     "known",
     "already imported",
@@ -153,6 +156,8 @@ class EvmAdapter:
         self._fee_max = settings.whole_number("fee_max_wei", FEE_MAX_WEI)
         self._priority_min = settings.whole_number("priority_min_wei", 0)
         self._blocks_max = max(1, settings.whole_number("blocks_max", BLOCKS_MAX))
+        self._span = min(SPAN_FIRST, self._blocks_max)
+        """Blocks of the next range: fewer after one that failed, for a node that fails now and then gets through no long one."""
         feeds = {
             name.partition(":")[2]: _address(name, value) for name, value in settings.options.items() if name.startswith("reserve_feed:")
         }
@@ -304,7 +309,9 @@ class EvmAdapter:
         if last <= after.number:
             return None
         watched = self._watched(view, deployments)
-        last = min(last, after.number + self._blocks_max)
+        span = self._span
+        self._span = max(SPAN_MIN, span // 4)  # of the next, should this one fail
+        last = min(last, after.number + span)
         addresses = sorted(watched.keys() | _beacons(watched) | self._deny_lists(view, watched, after.number, last))
         logs: list[RawLog] = []
         through = after.number
@@ -330,6 +337,7 @@ class EvmAdapter:
         tell_in_force(read, deployments, BlockClock(view), lambda one: self._schedule(view, one, after), observations_max)
         self._check_state(view, read, deployments)
         self._check_history(view, after)
+        self._span = max(SPAN_MIN, min(2 * span, self._blocks_max))
         return read
 
     # The reconciler's
