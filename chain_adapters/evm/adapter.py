@@ -505,18 +505,28 @@ class EvmAdapter:
         return Fate(FateKind.DEAD, death)
 
     def _landed(self, view: ChainView, opened: Sequence[OpenTransaction], after: int, through: int) -> list[Landed]:
-        """Return which recorded transactions are in a range, in the chain's order, by their senders' numbers."""
+        """Return which recorded transactions are in a range, in the chain's order, by their senders' numbers.
+
+        Each block is asked for once, whoever sent in it.
+        """
         versions = digests([version for one in opened for version in one.versions])
+        least: dict[str, int] = {}
+        for one in opened:
+            sender, number = address_of(one.versions[0].key).lower(), one.versions[0].sequence.number
+            least[sender] = min(number, least.get(sender, number))
+        senders_in: dict[int, set[str]] = {}
+        for sender in sorted(least):
+            for number in view.blocks_of(sender, after, through, least[sender]):
+                senders_in.setdefault(number, set()).add(sender)
         found = []
-        senders = {one.versions[0].key: 0 for one in opened}
-        for key in sorted(senders):
-            least = min(one.versions[0].sequence.number for one in opened if one.versions[0].key == key)
-            for block, entry in view.sent(address_of(key), after, through, least):
-                version = version_of(entry, versions)
-                if version is not None and version.key == key:
-                    place = [each["hash"] for each in transactions_of(block)].index(entry["hash"])
-                    found.append((position_of(block).number, place, Landed(version, str(entry["hash"]), position_of(block).number)))
-        return [landed for _, _, landed in sorted(found, key=lambda one: one[:2])]
+        for number, senders in sorted(senders_in.items()):
+            for entry in transactions_of(view.whole_block(number)):
+                sender = str(entry["from"]).lower()
+                if sender in senders and read_number(entry["nonce"]) >= least[sender]:
+                    version = version_of(entry, versions)
+                    if version is not None and address_of(version.key).lower() == sender:
+                        found.append(Landed(version, str(entry["hash"]), number))
+        return found
 
     def _observations(
         self, view: ChainView, watched: dict[str, Watched], addresses: Collection[str], logs: Sequence[RawLog], ours: dict[str, Landed]

@@ -44,6 +44,16 @@ class ChainView:
             raise NodeNonsense(f"asked for block {which}, told block {position.number}")
         return dict(answer)
 
+    def whole_block(self, number: int) -> dict[str, Any]:
+        """Return a block that must be there, with its transactions.
+
+        Raises: NodeAway where it is not.
+        """
+        found = self.block(number, whole=True)
+        if found is None:
+            raise NodeAway(f"the node does not have block {number}")
+        return found
+
     def position(self, number: int) -> ChainPosition:
         """Return the position of a block that must be there.
 
@@ -118,16 +128,17 @@ class ChainView:
         """Yield (block, transaction) of a sender in a range of blocks, in order, as far as its numbers are at least `least`.
 
         The blocks are found by halving, by how many it had sent; every block is looked through where the node has forgotten that.
+
+        Raises: NodeAway.
         """
-        for number in self._blocks_of(sender, after, through, least):
-            found = self.block(number, whole=True)
-            if found is None:
-                raise NodeAway(f"the node does not have block {number}")
+        for number in self.blocks_of(sender, after, through, least):
+            found = self.whole_block(number)
             for entry in transactions_of(found):
                 if entry["from"].lower() == sender.lower() and read_number(entry["nonce"]) >= least:
                     yield found, entry
 
-    def _blocks_of(self, sender: str, after: int, through: int, least: int) -> Iterator[int]:
+    def blocks_of(self, sender: str, after: int, through: int, least: int) -> Iterator[int]:
+        """Yield the blocks of a range in which a sender has used numbers from `least` on up, or more where the node has forgotten which."""
         try:
             before, end = self.count(sender, after), self.count(sender, through)
             if end <= max(before, least):
