@@ -32,7 +32,7 @@ ORIGIN = "kit.example/log"
 LIFE_SECONDS = 0.8
 """How long a worker that has come up lives, on average."""
 UP_SECONDS = 60
-OVER_SECONDS = 240
+OVER_SECONDS = 1_200
 FIRST_UNITS = 100_000
 KINDS = {"mint": 10, "burn": 6, "force": 4, "freeze": 3, "pause": 1, "multiplier": 1, "evidence": 1, "anchor": 1}
 """What is asked for, by how often."""
