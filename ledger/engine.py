@@ -26,18 +26,16 @@ from ledger.errors import InvalidRequest, LedgerError, refusal
 from ledger.fair_lock import FairLock
 from ledger.identity import identify
 from ledger.log.store import AppendConflict, AppendDoubtful, open_log
-from ledger.packing import Run
+from ledger.packing import Run, read_sent
 from ledger.reads import READS
 from ledger.reads.books import holding_units
 from ledger.request_ids import RequestIds, format_request_id, request_digest
-from ledger.requested_runs import read_requests
 from ledger.rules import ARITHMETIC_VERSION, EVENT_FIELDS, RULES, TOPICS, decide, fold
 from ledger.rules.checks import check_id, time_us
 from ledger.rules.context import Context
 from ledger.rules.opening import FORMAT_VERSION
 from ledger.rules.packed import TRANSFERS_PER_ENTRY_MAX
 from ledger.rules.runs import fold_transfers
-from ledger.sent_transfers import SentTransfers
 from ledger.state import State
 from ledger.unknown_fields import find_unknown_field
 from stockledger.v1.errors_pb2 import Reason
@@ -499,9 +497,7 @@ class Ledger:
         """Decide commands in order, booking runs of single transfers as one entry each."""
         state = self._state
         outcomes: list[Any] = [None] * len(commands)
-        read = None
-        if isinstance(commands, SentTransfers) and vectors.worthwhile(len(commands)):
-            read = read_requests(state, commands.requests)
+        read = read_sent(state, commands)
         position = 0
         while position < len(commands):
             now_us = state.next_decision_time_us(batch.now_us)

@@ -23,6 +23,8 @@ from ledger.records import Hold
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+COLUMNS: Final = ("numbers", "instruments", "accounts", "purposes", "expiry_times_us", "units")
+"""Of integers; the references stand beside them in a list."""
 ROWS_MIN: Final = 8_192
 """From so many rows on it is worth the time to give up those of closed holds."""
 
@@ -30,7 +32,7 @@ ROWS_MIN: Final = 8_192
 class OpenHolds(Mapping[int, Hold]):
     """Holds by their numbers, in the order in which they were opened."""
 
-    __slots__ = ("_tidy_at", "accounts", "expiry_times_us", "instruments", "numbers", "purposes", "references", "units")
+    __slots__ = (*COLUMNS, "_tidy_at", "references")
 
     def __init__(self) -> None:
         self.numbers = array("q")
@@ -60,9 +62,6 @@ class OpenHolds(Mapping[int, Hold]):
 
     def __len__(self) -> int:
         return len(self.units) - self.units.count(0)
-
-    def _columns(self) -> tuple[Any, ...]:
-        return (self.numbers, self.instruments, self.accounts, self.purposes, self.expiry_times_us, self.units, self.references)
 
     def left(self, number: int) -> int:
         """Return what is left of a hold: nothing of one that is over."""
@@ -94,8 +93,8 @@ class OpenHolds(Mapping[int, Hold]):
         """Write a hold into a row of its own and return that; it is open when its units are put there."""
         while self.numbers and self.numbers[-1] >= hold.hold:  # what remains of holds whose booking was undone
             assert not self.units[-1], "numbers of holds only grow"
-            for column in self._columns():
-                column.pop()
+            for name in (*COLUMNS, "references"):
+                getattr(self, name).pop()
         self.numbers.append(hold.hold)
         self.instruments.append(hold.instrument)
         self.accounts.append(hold.account)
@@ -111,6 +110,6 @@ class OpenHolds(Mapping[int, Hold]):
             return
         units = self.units
         self.references = list(compress(self.references, units))
-        for name in ("numbers", "instruments", "accounts", "purposes", "expiry_times_us", "units"):
+        for name in COLUMNS:
             setattr(self, name, vectors.compress(getattr(self, name), units))
         self._tidy_at = 2 * len(self.units) + ROWS_MIN

@@ -38,6 +38,13 @@ _NOBODY = -1
 _DAY_US = 86_400_000_000
 
 
+def read_sent(state: State, commands: Sequence[Any]) -> Requested | None:
+    """Return what all commands say where they came as bytes and are plain: read together, each name is looked up once."""
+    if isinstance(commands, SentTransfers) and vectors.worthwhile(len(commands)):
+        return read_requests(state, commands.requests)
+    return None
+
+
 class Run:
     """Transfers of one principal on their way into one entry; all have the entry's decision time. `index` is that of the entry."""
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from ledger import replay
 from ledger.errors import refusal
 from ledger.log.snapshot import read_snapshot, write_snapshot
-from ledger.open_holds import OpenHolds
+from ledger.open_holds import COLUMNS, OpenHolds
 from ledger.request_window import RequestWindow
 from ledger.rules import RULES_VERSION
 from ledger.state import Book, State
@@ -182,10 +182,7 @@ def _record(kind: type[Any], hints: dict[str, Any]) -> _Codec:
 
 _PLAIN_CLASSES: Final[dict[type[Any], dict[str, Any]]] = {
     Book: {"units": _Column[int], "held": _Column[int]},
-    OpenHolds: {
-        **dict.fromkeys(("numbers", "instruments", "accounts", "purposes", "expiry_times_us", "units"), _Column[int]),
-        "references": list[str],
-    },
+    OpenHolds: {**dict.fromkeys(COLUMNS, _Column[int]), "references": list[str]},
     RequestWindow: {"seconds": dict[int, dict[bytes, int]], "count": int, "low_water_second": int},
 }
 """What the classes of the books that are no dataclasses consist of."""

@@ -77,7 +77,7 @@ class Limits:
                 raise _too_many("streams at once", settings.principal_streams_max, 1_000)
         elif settings.principal_requests_in_flight_max and load.in_flight >= settings.principal_requests_in_flight_max:
             raise _too_many("requests at once", settings.principal_requests_in_flight_max)
-        wait = 0.0 if load.bucket is None else load.bucket.take()
+        wait = self.spend(principal)
         if wait:
             raise _too_many("requests a second", settings.principal_requests_per_second, int(wait * 1000) + 1)
         if stream:

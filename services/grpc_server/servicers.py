@@ -60,18 +60,11 @@ class AllServices(grpc.GenericRpcHandler):
 
     def __init__(self, handlers: dict[str, grpc.GenericRpcHandler]) -> None:
         self._handlers = handlers
-        self._found: dict[str, Any] = {}
 
     def service(self, handler_call_details: Any) -> Any:
-        method = handler_call_details.method
-        found = self._found.get(method)
-        if found is None:
-            _, service, _ = f"{method}//".split("/", 2)
-            handler = self._handlers.get(service)
-            found = None if handler is None else handler.service(handler_call_details)
-            if found is not None:
-                self._found[method] = found
-        return found
+        _, service, _ = f"{handler_call_details.method}//".split("/", 2)
+        handler = self._handlers.get(service)
+        return None if handler is None else handler.service(handler_call_details)
 
 
 class Servicers:
