@@ -17,8 +17,8 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from eth_utils.address import to_checksum_address
 
@@ -30,6 +30,7 @@ from chain_adapters.evm.multiplier_view import BlockClock, schedule_at
 from chain_adapters.evm.node import BLOCKS_MAX, Node, NodeAway, NodeError, NodeNonsense, NodeRefused, RawLog, read_number
 from chain_adapters.evm.observation import Landed, Watched, digests, landed_message, observe, version_of
 from chain_adapters.evm.preparing import INSTRUCTIONS_PER_TRANSACTION_MAX, Preparation, check_funds, outcome_of, recorded
+from chain_adapters.evm.stand import stand_at
 from chain_adapters.evm.steps import Places, address_of
 from chain_adapters.evm.token_calls import TOKEN
 from chain_adapters.evm.transactions import (
@@ -72,7 +73,6 @@ from stockledger.v1.chains_pb2 import (
     Instruction,
     LandedTransaction,
     Observation,
-    ObservationKind,
     ObservedRange,
     OpenTransaction,
     Transaction,
@@ -99,7 +99,6 @@ _HARMLESS: Final = (
 )
 _FULL: Final = ("pool is full", "pool limit", "overflow")
 
-_STANDS: Final = ("totalSupply()", "pauses()", "allotment()")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -565,7 +564,7 @@ class EvmAdapter:
                 continue
             token = self._token(deployment.token)
             try:
-                before, after = (_stand(view, token, at.number) for at in (read.after, read.through))
+                before, after = (stand_at(view, token, at.number) for at in (read.after, read.through))
             except (NodeRefused, NotDecodable):
                 continue  # no state any more, or no token yet: the reconciler holds the sums together all the same
             told = before.changed_by(one for one in read.observations if one.token == deployment.token)
@@ -626,40 +625,6 @@ def connect(settings: ChainSettings) -> EvmAdapter:
     Raises: ValueError for settings that cannot be.
     """
     return EvmAdapter(settings)
-
-
-class _Stand(NamedTuple):
-    """How a token stands at a block."""
-
-    supply: int
-    pauses: int
-    allotment: int
-
-    def changed_by(self, observations: Iterable[Observation]) -> _Stand:
-        """Return how it stands after what was seen."""
-        stand, kinds = self, ObservationKind
-        for one in observations:
-            raw = int(one.raw or "0")
-            if one.kind == kinds.OBSERVATION_KIND_MINT:
-                stand = stand._replace(supply=stand.supply + raw)
-            elif one.kind == kinds.OBSERVATION_KIND_BURN:
-                stand = stand._replace(supply=stand.supply - raw)
-            elif one.kind == kinds.OBSERVATION_KIND_PAUSE:
-                stand = stand._replace(pauses=sum(steps.PAUSES[operation] for operation in one.operations))
-            elif one.kind == kinds.OBSERVATION_KIND_ALLOTMENT:
-                stand = stand._replace(allotment=raw)
-        return stand
-
-
-def _stand(view: ChainView, token: str, number: int) -> _Stand:
-    """Ask a token of ours how it stands at a block, at once.
-
-    Raises: NodeRefused, NotDecodable where there is no state, or no token of ours; NodeNonsense.
-    """
-    answers = view.ask(TOKEN, token, "multicall(bytes[])", [encode_call(TOKEN, signature) for signature in _STANDS], at=number)
-    if len(answers) != len(_STANDS):
-        raise NodeNonsense(f"asked for {len(_STANDS)} figures of {token}, told {len(answers)}")
-    return _Stand(*(int(decode_answer(TOKEN, signature, answer)) for signature, answer in zip(_STANDS, answers, strict=True)))
 
 
 def _beacons(watched: dict[str, Watched]) -> set[str]:
