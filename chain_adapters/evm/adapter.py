@@ -24,11 +24,12 @@ from eth_utils.address import to_checksum_address
 
 from chain_adapters.evm import steps
 from chain_adapters.evm.artifacts import load
-from chain_adapters.evm.chain_view import ChainView, checksummed, position_of, transactions_of
+from chain_adapters.evm.chain_view import ChainView, checksummed, position_of
 from chain_adapters.evm.codec import NotDecodable, decode_answer, encode_call
+from chain_adapters.evm.landing import Landed, block_of, digests, landed_in, landed_message, version_of
 from chain_adapters.evm.multiplier_view import BlockClock, schedule_at
 from chain_adapters.evm.node import BLOCKS_MAX, Node, NodeAway, NodeError, NodeNonsense, NodeRefused, RawLog, read_number
-from chain_adapters.evm.observation import Landed, Watched, digests, landed_message, observe, version_of
+from chain_adapters.evm.observation import Watched, observe
 from chain_adapters.evm.preparing import INSTRUCTIONS_PER_TRANSACTION_MAX, Preparation, check_funds, outcome_of, recorded
 from chain_adapters.evm.stand import stand_at
 from chain_adapters.evm.steps import Places, address_of
@@ -264,10 +265,10 @@ class EvmAdapter:
     def fate(self, view: ChainView, transaction: OpenTransaction, cursor: ChainPosition) -> Fate:
         first, last = transaction.versions[0], transaction.versions[-1]
         sender, number = address_of(first.key), first.sequence.number
-        known = self._told(view, last) if first.key in self._settings.signers else None
-        in_block = 0 if known is None or known.get("blockNumber") is None else read_number(known["blockNumber"])
-        if in_block > transaction.cursor_number:  # at or before it, an earlier one with the same bytes has landed
-            is_final = in_block <= self._finalised.number or in_block <= self._final(view).number
+        known = self._told(view, last)
+        block_number = block_of(transaction, lambda version: known if version is last else self._told(view, version))
+        if block_number is not None:
+            is_final = block_number <= self._finalised.number or block_number <= self._final(view).number
             return Fate(FateKind.LANDED if is_final else FateKind.PENDING)
         final = self._final(view).number
         newest = view.newest()
@@ -283,8 +284,11 @@ class EvmAdapter:
                 return Fate(FateKind.LANDED if position.number <= final else FateKind.PENDING)
             return self._death(view, first, position, str(entry["hash"]), cursor)
         # Its number was gone when it was recorded: up to there the reader had seen everything, and not this.
-        position = view.position(transaction.cursor_number)
-        consumed = view.count(sender, position.number)
+        position = view.position(cursor.number)
+        try:
+            consumed = view.count(sender, position.number)
+        except NodeRefused:  # it keeps no state of so long ago: the reader comes nearer
+            return Fate(FateKind.PENDING)
         if consumed <= number:  # some nodes count what is in the block they are just making
             raise NodeAway(f"{sender} is said to have used number {number} up, and no block after {position.number} has it yet")
         return self._death(view, first, position, f"count {consumed}", cursor)
@@ -318,7 +322,7 @@ class EvmAdapter:
             logs, through = logs + found, reached
             if len(logs) > observations_max:
                 break
-        ours = self._landed(view, open_transactions, after.number, through)
+        ours = landed_in(view, open_transactions, after.number, through, functools.partial(self._told, view))
         by_hash = {one.transaction: one for one in ours}
         read = ObservedRange(chain=self.chain, after=after)
         complete = after.number
@@ -475,7 +479,9 @@ class EvmAdapter:
         return assemble(transaction.payload, signer.sign(transaction.payload))
 
     def _told(self, view: ChainView, version: Transaction) -> dict[str, Any] | None:
-        """Return what the node knows of a transaction as we sign it; None: nothing."""
+        """Return what the node knows of a transaction as we sign it; None: nothing, or its key is not here."""
+        if version.key not in self._settings.signers:
+            return None
         name = transaction_hash(self._signed(version))
         found = view.node.call("eth_getTransactionByHash", name)
         if found is not None and (not isinstance(found, dict) or found.get("hash") != name):
@@ -502,30 +508,6 @@ class EvmAdapter:
         proof = DeathProof.DEATH_PROOF_NUMBER_CONSUMED
         death = DeadTransaction(key=version.key, sequence=version.sequence, proof=proof, position=position, found=found)
         return Fate(FateKind.DEAD, death)
-
-    def _landed(self, view: ChainView, opened: Sequence[OpenTransaction], after: int, through: int) -> list[Landed]:
-        """Return which recorded transactions are in a range, in the chain's order, by their senders' numbers.
-
-        Each block is asked for once, whoever sent in it.
-        """
-        versions = digests([version for one in opened for version in one.versions])
-        least: dict[str, int] = {}
-        for one in opened:
-            sender, number = address_of(one.versions[0].key).lower(), one.versions[0].sequence.number
-            least[sender] = min(number, least.get(sender, number))
-        senders_in: dict[int, set[str]] = {}
-        for sender in sorted(least):
-            for number in view.blocks_of(sender, after, through, least[sender]):
-                senders_in.setdefault(number, set()).add(sender)
-        found = []
-        for number, senders in sorted(senders_in.items()):
-            for entry in transactions_of(view.whole_block(number)):
-                sender = str(entry["from"]).lower()
-                if sender in senders and read_number(entry["nonce"]) >= least[sender]:
-                    version = version_of(entry, versions)
-                    if version is not None and address_of(version.key).lower() == sender:
-                        found.append(Landed(version, str(entry["hash"]), number))
-        return found
 
     def _observations(
         self, view: ChainView, watched: dict[str, Watched], addresses: Collection[str], logs: Sequence[RawLog], ours: dict[str, Landed]

@@ -6,7 +6,7 @@ ends in NodeNonsense and never in a figure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from eth_utils.address import to_checksum_address
@@ -127,26 +127,27 @@ class ChainView:
     def sent(self, sender: str, after: int, through: int, least: int = 0) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         """Yield (block, transaction) of a sender in a range of blocks, in order, as far as its numbers are at least `least`.
 
-        The blocks are found by halving, by how many it had sent; every block is looked through where the node has forgotten that.
+        Every block is looked through where the node has forgotten how many it had sent.
 
         Raises: NodeAway.
         """
-        for number in self.blocks_of(sender, after, through, least):
+        try:
+            numbers: Sequence[int] = self.blocks_of(sender, after, through, least)
+        except NodeRefused:
+            numbers = range(after + 1, through + 1)
+        for number in numbers:
             found = self.whole_block(number)
             for entry in transactions_of(found):
                 if entry["from"].lower() == sender.lower() and read_number(entry["nonce"]) >= least:
                     yield found, entry
 
-    def blocks_of(self, sender: str, after: int, through: int, least: int) -> Iterator[int]:
-        """Yield the blocks of a range in which a sender has used numbers from `least` on up, or more where the node has forgotten which."""
-        try:
-            before, end = self.count(sender, after), self.count(sender, through)
-            if end <= max(before, least):
-                return
-            numbers = list(self._halve(sender, (after, before), (through, end)))
-        except NodeRefused:
-            numbers = list(range(after + 1, through + 1))
-        yield from numbers
+    def blocks_of(self, sender: str, after: int, through: int, least: int) -> list[int]:
+        """Return the blocks of a range in which a sender has used numbers from `least` on up, found by halving, by how many it had sent.
+
+        Raises: NodeRefused where the node has forgotten how many those were.
+        """
+        before, end = self.count(sender, after), self.count(sender, through)
+        return [] if end <= max(before, least) else list(self._halve(sender, (after, before), (through, end)))
 
     def _halve(self, sender: str, low: tuple[int, int], high: tuple[int, int]) -> Iterator[int]:
         if low[1] == high[1]:

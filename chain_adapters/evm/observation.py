@@ -1,11 +1,10 @@
-"""From a token's final logs to observations, and from landed transactions to which of the recorded ones they are."""
+"""From a token's final logs to observations."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from eth_utils.abi import function_signature_to_4byte_selector
 from eth_utils.address import to_checksum_address
@@ -14,12 +13,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from chain_adapters.evm import roles, token_events
 from chain_adapters.evm.codec import NotDecodable, decode_call, decode_event
 from chain_adapters.evm.instruction_ids import read_instruction_id
-from chain_adapters.evm.node import NodeNonsense, RawLog, read_number
+from chain_adapters.evm.node import RawLog
 from chain_adapters.evm.steps import PAUSES
 from chain_adapters.evm.token_calls import TOKEN
 from chain_adapters.evm.token_events import Fact, InstructionDone, Moved
-from chain_adapters.evm.transactions import payload_of_landed, read_payload
-from stockledger.v1.chains_pb2 import LandedTransaction, Observation, ObservationKind, Transaction
+from chain_adapters.evm.transactions import read_payload
+from stockledger.v1.chains_pb2 import Observation, ObservationKind, Transaction
 
 _BEACON: Final = "TokenBeacon"
 _DENY_LIST: Final = "DenyList"
@@ -38,48 +37,6 @@ class Watched:
     token: str
     native: bool
     beacon: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Landed:
-    """A recorded version that is in a block."""
-
-    version: Transaction
-    transaction: str
-    number: int
-
-
-def version_of(entry: Mapping[str, Any], versions: Mapping[bytes, Transaction]) -> Transaction | None:
-    """Return the recorded version that a transaction on chain is, by SHA-256 of its payload made again, or None.
-
-    Raises: NodeNonsense for a transaction that cannot be.
-    """
-    try:
-        payload = payload_of_landed(entry)
-    except ValueError as error:
-        raise NodeNonsense(str(error)) from error
-    return None if payload is None else versions.get(hashlib.sha256(payload).digest())
-
-
-def digests(versions: Sequence[Transaction]) -> dict[bytes, Transaction]:
-    """Return recorded versions by the digest of their payload."""
-    return {hashlib.sha256(version.payload).digest(): version for version in versions}
-
-
-def landed_message(landed: Landed, receipt: Mapping[str, Any]) -> LandedTransaction:
-    """Return what the ledger is told of a transaction of ours that succeeded; of one that failed, the failure is still to be set."""
-    try:
-        fee = read_number(receipt["gasUsed"]) * read_number(receipt["effectiveGasPrice"])
-    except KeyError as error:
-        raise NodeNonsense(f"a receipt lacks {error}") from error
-    return LandedTransaction(
-        key=landed.version.key,
-        sequence=landed.version.sequence,
-        payload_digest=hashlib.sha256(landed.version.payload).digest(),
-        transaction=landed.transaction,
-        number=landed.number,
-        fee=str(fee),
-    )
 
 
 def observe(
