@@ -61,21 +61,21 @@ def crash_worker(rig: WorkedRig, folder: Path, *, instructions: int, kills: int,
         server = parties.enter_context(ServerProcess(store, local_principals=True, signing_key=folder / "checkpoint.key"))
         operators = parties.enter_context(Operators(server.address))
         proxy = parties.enter_context(FaultProxy(rig.node_url, share=fault_share, seed=seed))
-        parties.enter_context(Ticking(rig, random.Random(seed + 1)))
-        worker = parties.enter_context(WorkerProcess(rig, server.address, folder, node_url=proxy.url))
-        asked = Asked(operators, market, random.Random(seed))
-        killing = threading.Thread(target=_kill, args=(worker, kills, random.Random(seed + 2)))
-        killing.start()
-        for step in range(instructions):
-            wait_until(lambda: worker.kills * instructions >= step * kills or not killing.is_alive(), OVER_SECONDS, "nothing is killed")  # noqa: B023 - at once
-            asked.one()
-        killing.join()
-        asked.end()
-        wait_until(worker.works, UP_SECONDS, "the worker does not come up", worker.log)
-        wait_until(lambda: operators.under_way(rig.chain) == 0, OVER_SECONDS, "instructions still under way", worker.log)
-        assert not list(operators.client("operator").items(ListDivergencesRequest(chain=rig.chain)))
-        assert worker.kills == kills
-        assert worker.stop() == 0
+        with Ticking(rig, random.Random(seed + 1)):
+            worker = parties.enter_context(WorkerProcess(rig, server.address, folder, node_url=proxy.url))
+            asked = Asked(operators, market, random.Random(seed))
+            killing = threading.Thread(target=_kill, args=(worker, kills, random.Random(seed + 2)))
+            killing.start()
+            for step in range(instructions):
+                wait_until(lambda: worker.kills * instructions >= step * kills or not killing.is_alive(), OVER_SECONDS, "nothing is killed")  # noqa: B023 - at once
+                asked.one()
+            killing.join()
+            asked.end()
+            wait_until(worker.works, UP_SECONDS, "the worker does not come up", worker.log)
+            wait_until(lambda: operators.under_way(rig.chain) == 0, OVER_SECONDS, "instructions still under way", worker.log)
+            assert not list(operators.client("operator").items(ListDivergencesRequest(chain=rig.chain)))
+            assert worker.kills == kills
+            assert worker.stop() == 0
         server.kill()
         rig.finalise()
         market.books = Ledger.open(store)
