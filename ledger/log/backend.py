@@ -6,7 +6,7 @@ errors of its database into LedgerErrors, and makes no judgement of its own abou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -60,8 +60,10 @@ class Backend(Protocol):
     def entries(self, ledger_id: str, first_version: int, last_version: int) -> list[bytes]:
         """Read the entries of these versions without what stands beside them, in half the time of `rows`."""
 
-    def append(self, ledger_id: str, first_version: int, topics: Sequence[str], entries: Sequence[bytes], tiles: Sequence[Tile]) -> None:
-        """Store entries and tiles in one transaction, flushed when this returns.
+    def append(
+        self, ledger_id: str, first_version: int, topics: Sequence[str], entries: Sequence[bytes], make_tiles: Callable[[], Sequence[Tile]]
+    ) -> None:
+        """Store entries and the tiles that they complete in one transaction, flushed when this returns; tiles are made once, when it likes.
 
         Raises: Unavailable STORE_UNAVAILABLE, DataLoss LOG_CORRUPT. Whatever it raises, the rows may or may not be stored.
         """

@@ -24,7 +24,7 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import psycopg
@@ -36,7 +36,7 @@ from ledger.log.backend import Access, RightEdge, Row
 from ledger.log.merkle import Tile
 from ledger.log.postgres_deadlines import Deadlines
 from ledger.log.postgres_lead import Lead
-from ledger.log.postgres_recorder import LedgerDatastore, LedgerRecorder, copy_entries, copy_tiles
+from ledger.log.postgres_recorder import LedgerDatastore, LedgerRecorder, copy_entries
 from ledger.log.postgres_sessions import (
     ANSWER_SECONDS,
     BUSY_TIMEOUT_SECONDS,
@@ -158,7 +158,9 @@ class PostgresBackend:
         with self._reader() as connection:
             return [entry for (entry,) in self._all(connection, query, (ledger_id, first_version, last_version))]
 
-    def append(self, ledger_id: str, first_version: int, topics: Sequence[str], entries: Sequence[bytes], tiles: Sequence[Tile]) -> None:
+    def append(
+        self, ledger_id: str, first_version: int, topics: Sequence[str], entries: Sequence[bytes], make_tiles: Callable[[], Sequence[Tile]]
+    ) -> None:
         if ledger_id != self._ledger_id:
             raise self._unavailable(f"it is of the ledger {self._ledger_id}, not of {ledger_id}")
         versions = range(first_version, first_version + len(entries))
@@ -169,8 +171,7 @@ class PostgresBackend:
                 raise self._unavailable("a pooler changes the session under this connection; name the server itself, or pool by session")
             if last != first_version - 1:
                 raise self._unavailable(f"the versions from {first_version} are taken or would leave a gap: its last is {last}")
-            copy_entries(cursor, self._schema, zip(itertools.repeat(ledger_id), versions, topics, entries, strict=False))
-            copy_tiles(cursor, self._schema, tiles)
+            copy_entries(cursor, self._schema, zip(itertools.repeat(ledger_id), versions, topics, entries, strict=False), make_tiles)
 
     def tile(self, level: int, number: int) -> bytes | None:
         with self._reader() as connection:

@@ -16,7 +16,7 @@ import itertools
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote, unquote
@@ -207,7 +207,10 @@ class SqliteBackend:
             ).fetchall()
         return [entry for (entry,) in found]
 
-    def append(self, ledger_id: str, first_version: int, topics: Sequence[str], entries: Sequence[bytes], tiles: Sequence[Tile]) -> None:
+    def append(
+        self, ledger_id: str, first_version: int, topics: Sequence[str], entries: Sequence[bytes], make_tiles: Callable[[], Sequence[Tile]]
+    ) -> None:
+        tiles = make_tiles()
         versions = range(first_version, first_version + len(entries))
         if len(entries) <= ROWS_TOGETHER_MAX and not tiles and first_version > 1:
             # One statement is a transaction of its own. The driver lets go of the interpreter in every step, and where another thread is

@@ -10,6 +10,7 @@ entries that complete them, so that opening a log costs the same at any size.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,13 +62,20 @@ class CheckReport:
     checkpoint_count: int
 
 
-class _Batch(NamedTuple):
+@dataclass(frozen=True)
+class _Batch:
     """An append on its way: kept until it is known to be stored, or not to be."""
 
     ledger_id: str
     topics: Sequence[str]
     entries: Sequence[bytes]
-    growth: Growth
+    tree: Tree
+    old_size: int
+
+    @functools.cached_property
+    def growth(self) -> Growth:
+        """What the entries make of the tree, which is the same all the while."""
+        return self.tree.append(self.entries)
 
 
 def leaf_index(version: int) -> int:
@@ -216,10 +224,9 @@ class Log:
         longest = max(map(len, entries))
         assert longest <= ENTRY_BYTES_MAX, f"an entry of {longest} bytes"
         assert ledger_id and self.ledger_id in (None, ledger_id), (ledger_id, self.ledger_id)
-        growth = self.tree.append(entries)
-        self._doubtful = batch = _Batch(ledger_id, topics, entries, growth)
+        self._doubtful = batch = _Batch(ledger_id, topics, entries, self.tree, self.size)
         try:
-            backend.append(ledger_id, leaf_version(growth.old_size), topics, entries, growth.tiles)
+            backend.append(ledger_id, leaf_version(batch.old_size), topics, entries, lambda: batch.growth.tiles)
         except LedgerError as failure:
             if not self.resolve():
                 raise _unavailable(failure, self.url) from failure
@@ -236,7 +243,7 @@ class Log:
         batch = self._doubtful
         if batch is None:
             return True
-        first = leaf_version(batch.growth.old_size)
+        first = leaf_version(batch.old_size)
         try:
             found_id, last = self.backend.extent()
             stored = self.backend.rows(batch.ledger_id, first, first + len(batch.entries) - 1) if last >= first else []

@@ -219,9 +219,9 @@ def test_versions_without_gaps(log, sample):
     sample.append(log, 3)
     for first_version in (3, 5):
         with pytest.raises(Unavailable, match="taken or would leave a gap: its last is 3"):
-            log.backend.append(sample.ledger, first_version, ["t"], [b"x"], [])
+            log.backend.append(sample.ledger, first_version, ["t"], [b"x"], list)
     with pytest.raises(Unavailable, match="of the ledger acme, not of other"):
-        log.backend.append("other", 4, ["t"], [b"x"], [])
+        log.backend.append("other", 4, ["t"], [b"x"], list)
 
 
 # A commit in the middle of which something breaks
