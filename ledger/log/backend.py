@@ -58,7 +58,7 @@ class Backend(Protocol):
         """Read the rows of these versions, both ends included, in order; those missing are simply not there."""
 
     def entries(self, ledger_id: str, first_version: int, last_version: int) -> list[bytes]:
-        """Read the entries of these versions without what stands beside them, in half the time of `rows`."""
+        """Read the entries of these versions without what stands beside them, in half the time of `rows`; perhaps not all of them."""
 
     def append(
         self, ledger_id: str, first_version: int, topics: Sequence[str], entries: Sequence[bytes], make_tiles: Callable[[], Sequence[Tile]]

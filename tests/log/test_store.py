@@ -406,6 +406,19 @@ def test_a_closed_log_is_unavailable(url, sample):
 # Readers
 
 
+@pytest.mark.parametrize("moved", ["-rowid", "rowid + 1000 * (rowid > 100)"])
+def test_rows_that_stand_elsewhere_are_read_all_the_same(sqlite_url, sample, moved):
+    """As a copy of the table may leave them: entries are read by where they stand, and by their key where they do not stand there."""
+    with open_log(sqlite_url) as log:
+        sample.append(log, 300)
+        pages = list(log.read_pages_checked(0, 300))
+        assert sum(map(len, pages)) == 300
+    with contextlib.closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)) as connection:
+        connection.execute(f"UPDATE stored_events SET rowid = {moved}")
+    with open_log(sqlite_url, read_only=True) as log:
+        assert list(log.read_pages_checked(0, 300)) == pages
+
+
 def test_a_reader_follows(log, url, sample, signer):
     with open_log(url, read_only=True) as reader:
         for count in (1, 254, 1, 1, 700, 3):
