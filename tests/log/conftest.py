@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from ledger.errors import Unavailable
 from ledger.log.checkpoint import Signer, sign_checkpoint
 from ledger.log.store import open_log
 
@@ -37,6 +39,17 @@ class Sample:
         while log.size < stop:
             indexes = range(log.size, min(stop, log.size + batch))
             log.append(self.ledger, [self.topic(index) for index in indexes], [self.entry(index) for index in indexes])
+
+    def open_when_left(self, url: str) -> Log:
+        """Open a log whose last writer is gone; a busy PostgreSQL takes a moment to see that."""
+        end = time.monotonic() + 30
+        while True:
+            try:
+                return open_log(url)
+            except Unavailable as refused:
+                if "another process" not in refused.message or time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
 
     def checkpoint(self, log: Log, signer: Signer) -> str:
         text = sign_checkpoint(signer.name, log.size, log.tree.root(), signer)

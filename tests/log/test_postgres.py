@@ -179,7 +179,7 @@ def test_a_session_keeps_its_synchronous_commit(log):
 def test_a_lost_session_is_a_lost_lead(postgres, log, url, sample):
     sample.append(log, 3)
     postgres.run(f"SELECT pg_terminate_backend({log.backend.writer.info.backend_pid}, 5000)")
-    with open_log(url) as other:
+    with sample.open_when_left(url) as other:
         sample.append(other, 2)
         with pytest.raises((Unavailable, AppendConflict)):
             log.append(sample.ledger, ["t"], [b"mine"])

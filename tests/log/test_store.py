@@ -141,7 +141,7 @@ def test_what_is_appended_survives_the_death_of_the_process(url, sample):
     )
     done = subprocess.run([sys.executable, "-c", program, url], check=False)
     assert done.returncode == -9
-    with open_log(url) as log:
+    with sample.open_when_left(url) as log:
         assert log.size == 300
         assert log.check().size == 300
 
