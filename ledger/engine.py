@@ -10,37 +10,31 @@ put back from its old values and nobody was told anything. Who reads while a bat
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from collections import deque
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from ledger import audit, replay, snapshots, vectors
-from ledger.answers import Answers, Booked, answer_of
+from ledger import audit, replay, snapshots
+from ledger.answers import Answers, answer_of
+from ledger.batch import Batch
 from ledger.clock import Reckoning, SystemClock
 from ledger.digest import state_digest
-from ledger.errors import InvalidRequest, LedgerError, refusal
+from ledger.errors import LedgerError, refusal
 from ledger.fair_lock import FairLock
-from ledger.identity import identify
 from ledger.log.store import AppendConflict, AppendDoubtful, open_log
-from ledger.packing import Run, read_sent
 from ledger.reads import READS
 from ledger.reads.books import holding_units
-from ledger.request_ids import RequestIds, format_request_id, request_digest
-from ledger.rules import ARITHMETIC_VERSION, EVENT_FIELDS, RULES, TOPICS, decide, fold
+from ledger.request_ids import RequestIds
+from ledger.rules import RULES, TOPICS, fold
 from ledger.rules.checks import check_id, time_us
-from ledger.rules.context import Context
 from ledger.rules.opening import FORMAT_VERSION
-from ledger.rules.packed import TRANSFERS_PER_ENTRY_MAX
-from ledger.rules.runs import fold_transfers
 from ledger.state import State
 from ledger.unknown_fields import find_unknown_field
 from stockledger.v1.errors_pb2 import Reason
 from stockledger.v1.events_pb2 import Entry, LedgerOpened
-from stockledger.v1.transfers_pb2 import TransfersPacked, TransferUnitsRequest, UnitsTransferred
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -56,7 +50,6 @@ _T = TypeVar("_T")
 DEFAULT_PRINCIPAL: Final = "operator"
 REQUEST_WINDOW_SECONDS: Final = 7 * 24 * 3600
 REQUEST_WINDOW_COUNT: Final = 10_000_000
-ENTRY_BYTES_MAX: Final = 65_535
 COMMANDS_PER_CALL_MAX: Final = 100_000
 POLL_SECONDS: Final = 0.05
 """How often a read-only ledger that waits looks at the store."""
@@ -90,15 +83,6 @@ class _Submission:
         self.commands = commands
         self.principal = principal
         self.pack = pack
-
-
-class _Batch(NamedTuple):
-    """Entries decided and not appended yet; `base` is the index of the first."""
-
-    base: int
-    topics: list[str]
-    entries: list[bytes]
-    now_us: int
 
 
 class Ledger:
@@ -330,12 +314,12 @@ class Ledger:
     def _decide_and_append(self, submissions: list[_Submission]) -> None:
         state, log = self._state, self._log
         for _ in range(_CATCH_UPS_MAX):
-            batch = _Batch(state.size, [], [], self._reckoning.now_us(state.last_decision_time_us))
+            batch = Batch(state, log, self._request_ids.make, self._reckoning.now_us(state.last_decision_time_us))
             self._epoch += 1
             state.begin()
             try:
                 for submission in submissions:
-                    submission.outcomes = self._decide_all(submission, batch)
+                    submission.outcomes = batch.decide(submission.commands, submission.principal, pack=submission.pack)
                 if batch.entries:
                     self._append(batch)
             except AppendConflict:
@@ -361,7 +345,7 @@ class Ledger:
         message = f"another writer was faster {_CATCH_UPS_MAX} times in a row"
         raise refusal(Reason.REASON_STORE_UNAVAILABLE, message, store=self._log.url)
 
-    def _append(self, batch: _Batch) -> None:
+    def _append(self, batch: Batch) -> None:
         """Store a batch. Any fault but a plain answer of the store leaves it unsettled: the next commit asks first what is there.
 
         Meanwhile the books are let go: who reads puts them back as they were before the batch, and here it is put in again.
@@ -435,133 +419,6 @@ class Ledger:
         self._log.refresh()
         replay.fold_log(self._state, self._log, self._log.size)
         self._unsettled = False
-
-    def _decide_all(self, submission: _Submission, batch: _Batch) -> Sequence[Any]:
-        commands, principal = submission.commands, submission.principal
-        if not 0 < len(principal) <= 128:
-            raise InvalidRequest(Reason.REASON_FIELD_MALFORMED, "a principal has 1 to 128 characters", field="principal")
-        if submission.pack:
-            return self._decide_packed(commands, principal, batch)
-        if len(commands) == 1:
-            return (self._decide_one(commands[0], principal, batch),)
-        if vectors.worthwhile(len(commands)):
-            return self._decide_apart(commands, principal, batch)
-        return [self._decide_one(command, principal, batch) for command in commands]
-
-    def _decide_apart(self, commands: Sequence[Any], principal: str, batch: _Batch) -> list[Any]:
-        """Decide commands in order, an entry or more each: transfers at once where that is sound, everything else one by one."""
-        outcomes: list[Any] = []
-        for start in range(0, len(commands), TRANSFERS_PER_ENTRY_MAX):
-            page = commands[start : start + TRANSFERS_PER_ENTRY_MAX] if len(commands) > TRANSFERS_PER_ENTRY_MAX else commands
-            run = self._book_at_once(page, start, principal, batch) if vectors.worthwhile(len(page)) else None
-            if run is not None:
-                outcomes += [run] * len(page)
-            else:
-                outcomes += [self._decide_one(command, principal, batch) for command in page]
-        return outcomes
-
-    def _book_at_once(self, commands: Sequence[Any], start: int, principal: str, batch: _Batch) -> Run | None:
-        """Book commands together, an entry each, if all are transfers that can be seen to be acceptable; else do nothing."""
-        state = self._state
-        run = Run(state, RULES[TransferUnitsRequest], principal, state.next_decision_time_us(batch.now_us))
-        transfers = run.take_apart(commands, start, self._request_ids.make)
-        if transfers is None:
-            return None
-        run.index = state.size
-        entries = run.entries()
-        fold_transfers(state, transfers)
-        batch.topics.extend([TOPICS[UnitsTransferred]] * len(entries))
-        batch.entries.extend(entries)
-        return run
-
-    def _decide_one(self, command: Any, principal: str, batch: _Batch) -> Booked | LedgerError:
-        """Decide one command and book it provisionally, or return why it is refused."""
-        state = self._state
-        rule = RULES.get(type(command))
-        if rule is None:
-            raise TypeError(f"{type(command).__name__} is not a command")
-        now_us = state.next_decision_time_us(batch.now_us)
-        digest = request_digest(command)
-        try:
-            request_id, location = identify(state, command, principal, now_us, self._request_ids.make)
-            if location is not None:
-                return self._repeat(rule, location, digest, request_id, batch)
-            events = decide(state, command, Context(now_us, principal, functools.partial(self._entry, batch=batch)))
-            if command.validate_only:
-                return Booked(rule, -1, 0, 0, events, now_us, request_id)
-            return self._book(rule, events, batch, principal=principal, now_us=now_us, request_id=request_id, digest=digest)
-        except LedgerError as refused:
-            return refused
-
-    def _decide_packed(self, commands: Sequence[Any], principal: str, batch: _Batch) -> list[Any]:
-        """Decide commands in order, booking runs of single transfers as one entry each."""
-        state = self._state
-        outcomes: list[Any] = [None] * len(commands)
-        read = read_sent(state, commands)
-        position = 0
-        while position < len(commands):
-            now_us = state.next_decision_time_us(batch.now_us)
-            run = Run(state, RULES[TransferUnitsRequest], principal, now_us)
-            identify_now = functools.partial(identify, state, principal=principal, now_us=now_us, make_id=self._request_ids.make)
-            start = position
-            position = run.gather(commands, start, identify_now, outcomes, make_id=self._request_ids.make, read=read)
-            run.decide(outcomes)
-            if run.positions:
-                run.index = state.size
-                self._append_entry(run.entry(), TransfersPacked, batch)
-                for taken in run.positions:
-                    outcomes[taken] = run
-            if position == start:
-                outcomes[position] = self._decide_one(commands[position], principal, batch)
-                position += 1
-        return outcomes
-
-    def _book(
-        self, rule: Any, events: list[Any], batch: _Batch, *, principal: str, now_us: int, request_id: bytes, digest: bytes
-    ) -> Booked:
-        """Turn events into entries and fold them; all parts of a command are there or none."""
-        index = self._state.size
-        count = len(events)
-        assert count, "a command that is not refused books something"
-        for part, event in enumerate(events):
-            entry = Entry()  # set field by field: half the time of keyword arguments
-            entry.decision_time_us = now_us
-            entry.principal = principal
-            entry.request_id = request_id
-            entry.request_digest = digest
-            if count > 1:
-                entry.part, entry.part_count = part, count
-            entry.arithmetic_version = ARITHMETIC_VERSION
-            getattr(entry, EVENT_FIELDS[type(event)]).CopyFrom(event)
-            self._append_entry(entry, type(event), batch)
-        return Booked(rule, index, count, 0, events, now_us, request_id)
-
-    def _append_entry(self, entry: Entry, event: type[Any], batch: _Batch) -> None:
-        """Serialise an entry once, for ever, and fold it."""
-        data = entry.SerializeToString()
-        assert len(data) <= ENTRY_BYTES_MAX, f"an entry of {len(data)} bytes; decide must split it"
-        fold(self._state, entry, data)
-        batch.topics.append(TOPICS[event])
-        batch.entries.append(data)
-
-    def _repeat(self, rule: Any, location: int, digest: bytes, request_id: bytes, batch: _Batch) -> Booked:
-        """Return the first answer of a request that was booked before."""
-        index, position = location >> 16, location & 0xFFFF
-        first = self._entry(index, batch)
-        booked = replay.booked_request(first, position, lambda n: self._entry(index + n, batch), self._state)
-        if booked.digest != digest:
-            text = format_request_id(request_id)
-            message = f"request id {text} was booked with other content at index {index}"
-            raise refusal(Reason.REASON_REQUEST_ID_REUSED, message, request_id=text, index=index)
-        count = max(first.part_count, 1)
-        return Booked(rule, index, count, position, booked.events, first.decision_time_us, request_id, repeated=True)
-
-    def _entry(self, index: int, batch: _Batch) -> Entry:
-        """Return a booked entry, of the log or of the batch on its way."""
-        if not 0 <= index < batch.base + len(batch.entries):
-            raise refusal(Reason.REASON_ENTRY_NOT_FOUND, f"no entry {index}, the log has {self._state.size}", index=index)
-        data = batch.entries[index - batch.base] if index >= batch.base else self._log.entry(index)
-        return Entry.FromString(data)
 
     # ---- reads ----------------------------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_server_thread import METHODS, Client, RunningServer, give, market, request_id
 
 from ledger import audit
+from ledger.batch import Batch
 from ledger.errors import refusal
 from ledger.reads import READS
 from ledger.rules import RULES
@@ -239,22 +240,22 @@ def test_a_fault_met_by_one_request_is_not_told_to_those_beside_it(server, monke
     """Requests of one principal are decided together; a command that makes us stumble takes none of the others with it."""
     books = server.books
     give(books, "AAPLx", "book:house", 10_000)
-    decide, groups = books._decide_one, []
+    decide, groups = Batch._decide_one, []
     execute_group = books.execute_group
     held = threading.Event()
 
-    def stumbling(command, principal, batch):
+    def stumbling(batch, command, principal):
         if getattr(command, "reference", "") == "stumble":
             raise ZeroDivisionError
-        return decide(command, principal, batch)
+        return decide(batch, command, principal)
 
     def recorded(batches):
         held.wait(0.05)  # so that the others are there when this one is done
         groups.append(max(len(commands) for commands, _, _ in batches))
         return execute_group(batches)
 
-    monkeypatch.setattr(books, "_decide_one", stumbling)
-    monkeypatch.setattr(books, "_book_at_once", lambda *_: None)
+    monkeypatch.setattr(Batch, "_decide_one", stumbling)
+    monkeypatch.setattr(Batch, "_book_at_once", lambda *_: None)
     monkeypatch.setattr(books, "execute_group", recorded)
     before = books.holding("AAPLx", "book:house")
     with Client(server.address) as client:

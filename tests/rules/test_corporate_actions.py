@@ -13,7 +13,7 @@ from scenario import Scenario, account, enforcer, holder, units_left
 from steps import check_repeat
 
 import ledger
-from ledger.engine import ENTRY_BYTES_MAX
+from ledger.batch import ENTRY_BYTES_MAX
 from ledger.records import NEVER
 from ledger.rules.accounts import add_account
 from ledger.rules.corporate_actions import effects, lifecycle

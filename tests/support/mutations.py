@@ -348,11 +348,15 @@ MUTATIONS = [
     *_of(
         "engine.py",
         "engine/test_requests.py engine/test_faults.py engine/test_threads.py",
-        ("        if booked.digest != digest:", "        if False:"),
         ("and len(submissions) > 1 and not self._unsettled:", "and len(submissions) > 1:"),
+    ),
+    *_of(
+        "batch.py",
+        "engine/test_requests.py engine/test_faults.py engine/test_threads.py",
+        ("        if booked.digest != digest:", "        if False:"),
         (
-            "            now_us = state.next_decision_time_us(batch.now_us)\n            run",
-            "            now_us = batch.now_us\n            run",
+            "            now_us = state.next_decision_time_us(self._now_us)\n            run",
+            "            now_us = self._now_us\n            run",
         ),
     ),
     *_of(
