@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
 
 class RightEdge(NamedTuple):
-    """The leaf hashes after the last full tile, as they were when the checkpoint of `size` was saved."""
+    """The leaf hashes after the last full tile of the first `size` entries."""
 
     size: int
     hashes: bytes
@@ -75,10 +75,13 @@ class Backend(Protocol):
         """Give for each tile level how many tiles there are, and the highest number."""
 
     def right_edge(self) -> RightEdge | None:
-        """Read the right edge saved with the last checkpoint."""
+        """Read the right edge saved last."""
+
+    def save_right_edge(self, edge: RightEdge) -> None:
+        """Store the right edge in the place of the one before, unless that is of a greater size; flushed when this returns."""
 
     def save_checkpoint(self, size: int, text: str, edge: RightEdge) -> None:
-        """Store a checkpoint and the right edge with it, flushed when this returns; one of the same size is replaced."""
+        """Store a checkpoint, and the right edge with it as `save_right_edge` does; one of the same size is replaced."""
 
     def checkpoints(self, limit: int | None) -> list[tuple[int, str]]:
         """Read the last checkpoints, the newest first."""

@@ -54,6 +54,10 @@ from ledger.log.postgres_sessions import (
 from ledger.log.postgres_tables import STORE_VERSION, make_where_missing, migrate_tables, recognise, schema_of
 from stockledger.v1.errors_pb2 import Reason
 
+_KEEP_RIGHT_EDGE = (
+    "INSERT INTO {schema}.right_edge VALUES (0, %s, %s)"
+    " ON CONFLICT (id) DO UPDATE SET size = excluded.size, hashes = excluded.hashes WHERE excluded.size >= right_edge.size"
+)
 _IDLE_MAX = 8
 """Connections kept for reads."""
 
@@ -192,11 +196,11 @@ class PostgresBackend:
         with self._transaction(sql.SQL("BEGIN")) as cursor:
             statement = "INSERT INTO {schema}.checkpoints VALUES (%s, %s) ON CONFLICT (size) DO UPDATE SET text = excluded.text"
             cursor.execute(self._sql(statement), (size, text))
-            statement = (
-                "INSERT INTO {schema}.right_edge VALUES (0, %s, %s)"
-                " ON CONFLICT (id) DO UPDATE SET size = excluded.size, hashes = excluded.hashes"
-            )
-            cursor.execute(self._sql(statement), edge)
+            cursor.execute(self._sql(_KEEP_RIGHT_EDGE), edge)
+
+    def save_right_edge(self, edge: RightEdge) -> None:
+        with self._transaction(sql.SQL("BEGIN")) as cursor:
+            cursor.execute(self._sql(_KEEP_RIGHT_EDGE), edge)
 
     def checkpoints(self, limit: int | None) -> list[tuple[int, str]]:
         with self._reader() as connection:

@@ -58,6 +58,10 @@ ROWS_TOGETHER_MAX = 64
 _INSERT_TOGETHER = [_INSERT_ENTRY + ",(?,?,?,?)" * (count - 1) for count in range(ROWS_TOGETHER_MAX + 1)]
 """By the number of entries; the driver keeps as many as 128 statements prepared."""
 _INSERT_TILE = "INSERT INTO hash_tiles VALUES (?,?,?)"
+_KEEP_RIGHT_EDGE = (
+    "INSERT INTO right_edge VALUES (0,?,?)"
+    " ON CONFLICT (id) DO UPDATE SET size = excluded.size, hashes = excluded.hashes WHERE excluded.size >= right_edge.size"
+)
 
 _WHY_UNAVAILABLE = {
     "SQLITE_BUSY": "it is locked by another process' transaction",
@@ -259,7 +263,11 @@ class SqliteBackend:
     def save_checkpoint(self, size: int, text: str, edge: RightEdge) -> None:
         with self._transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO checkpoints VALUES (?,?)", (size, text))
-            connection.execute("INSERT OR REPLACE INTO right_edge VALUES (0,?,?)", edge)
+            connection.execute(_KEEP_RIGHT_EDGE, edge)
+
+    def save_right_edge(self, edge: RightEdge) -> None:
+        with self._transaction() as connection:
+            connection.execute(_KEEP_RIGHT_EDGE, edge)
 
     def checkpoints(self, limit: int | None) -> list[tuple[int, str]]:
         with self._reader() as connection:

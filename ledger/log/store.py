@@ -29,6 +29,8 @@ ENTRY_BYTES_MAX = 65_535
 """An entry bundle gives an entry's length in two bytes."""
 
 PAGE = TILE_WIDTH
+_SIZE_BYTES = 8
+"""Of a checkpoint's size behind the hashes of a right edge."""
 """Entries read at once: one tile's worth, at most 16 MB."""
 
 RELOAD_ENTRIES = 100_000
@@ -346,7 +348,7 @@ class Log:
         self._check_tile_counts(size)
         for checkpoint_size, text in checkpoints:
             self._check_checkpoint(rebuilt, checkpoint_size, text, tuple(keys))
-        self._check_right_edge(rebuilt, edge, checkpoints[0][0] if checkpoints else None)
+        self._check_right_edge(rebuilt, edge, checkpoints[0][0] if checkpoints else 0)
         self.backend.check(size)
         return CheckReport(size, rebuilt.root(), len(checkpoints))
 
@@ -361,11 +363,29 @@ class Log:
         self._check_bounds(0, size)
         if checkpoint.root != self.tree.root_at(size):
             raise refusal(Reason.REASON_CHECKPOINT_INCONSISTENT, f"the log has another root at size {size} than this checkpoint", size=size)
+        kept, newest = self.backend.right_edge(), self._checkpoint_size()
+        edge = self._edge_at(size if kept is None else max(size, kept.size), max(size, newest))
+        self.backend.save_checkpoint(size, text, edge)
+
+    def keep_right_edge(self) -> None:
+        """Store the hashes of the entries that are in no full tile yet, so that a byte of them that changes later is found.
+
+        Raises: Unavailable STORE_UNAVAILABLE.
+        """
+        assert not self.read_only, "a log opened read-only stores nothing"
+        kept = self.backend.right_edge()
+        if not self.in_doubt and self.size > (0 if kept is None else kept.size):
+            self.backend.save_right_edge(self._edge_at(self.size, self._checkpoint_size()))
+
+    def _edge_at(self, size: int, checkpoint_size: int) -> RightEdge:
+        """Return the right edge at a size; the size of the newest checkpoint stands behind the hashes where that is another one."""
         width = size % TILE_WIDTH
         hashes = self.tree.tile(0, size // TILE_WIDTH, width) if width else b""
-        newest = self.backend.right_edge()
-        edge = newest if newest is not None and newest.size > size else RightEdge(size, hashes)
-        self.backend.save_checkpoint(size, text, edge)
+        return RightEdge(size, hashes if checkpoint_size == size else hashes + checkpoint_size.to_bytes(_SIZE_BYTES, "big"))
+
+    def _checkpoint_size(self) -> int:
+        newest = self.checkpoints(1)
+        return newest[0][0] if newest else 0
 
     def checkpoints(self, limit: int | None = 100) -> list[tuple[int, str]]:
         """Give the last checkpoints as (size, text), the newest first; all of them when `limit` is None."""
@@ -381,7 +401,10 @@ class Log:
         self.backend.copy_to(path)
 
     def close(self) -> None:
-        """Let go of the store. What was appended is durable already."""
+        """Let go of the store. What was appended is durable already; the hashes of the newest entries are kept if the store is there."""
+        if not self.read_only:
+            with contextlib.suppress(LedgerError):
+                self.keep_right_edge()
         self.backend.close()
 
     def __enter__(self) -> Self:
@@ -396,16 +419,21 @@ class Log:
         self._doubtful = None
 
     def _load(self) -> None:
-        """Build the right edge from the tiles and at most 255 entries, and compare it with the last checkpoint."""
-        newest = self.checkpoints(1)  # before the size, which another writer may be moving
+        """Build the right edge from the tiles and at most 255 entries, and compare it with the one kept and the last checkpoint."""
+        edge, newest = self.backend.right_edge(), self.checkpoints(1)  # before the size, which another writer may be moving
         ledger_id, size = self._extent()
         if newest and newest[0][0] > size:
             self._corrupt(size, f"there is a checkpoint of size {newest[0][0]}, but the log ends at {size}")
+        if edge is not None and edge.size > size:
+            self._corrupt(size, f"the hashes of {edge.size} entries were kept, but the log ends at {size}")
+        self._check_told(size, edge, newest[0][0] if newest else 0)
         self._check_tile_counts(size)
         self.ledger_id = ledger_id
         self.tree.load(size, self._tail_hashes(size))
         for checkpoint_size, text in newest:
             self._check_checkpoint(self.tree, checkpoint_size, text, ())
+        if not self.read_only:
+            self.keep_right_edge()
 
     def _reload(self, ledger_id: str | None, size: int) -> None:
         old_size, old_root = self.size, self.tree.root()
@@ -417,7 +445,7 @@ class Log:
         self.tree.load(size, self._tail_hashes(size))
 
     def _tail_hashes(self, size: int) -> list[bytes]:
-        """Hash the entries after the last full tile, and compare them with those kept with the last checkpoint."""
+        """Hash the entries after the last full tile, and compare them with those kept."""
         start = size - size % TILE_WIDTH
         if start == size:
             return []
@@ -549,16 +577,27 @@ class Log:
             if count != last + 1 or not size >> shift <= count <= later_size >> shift:
                 self._corrupt(size, f"there are {count} hash tiles of level {level}, where {size} entries make {size >> shift}")
 
-    def _check_right_edge(self, rebuilt: Tree, edge: RightEdge | None, newest: int | None) -> None:
-        """Compare the leaf hashes kept with the newest checkpoint (read just before it) with those of the entries."""
-        edge_size = edge.size if edge is not None else None
-        if edge_size != newest and (not self.read_only or newest is None or edge_size is None or edge_size > newest):
-            self._corrupt(rebuilt.size, f"the saved right edge is of size {edge_size}, the newest checkpoint of {newest}")
+    def _check_right_edge(self, rebuilt: Tree, edge: RightEdge | None, newest: int) -> None:
+        """Compare the leaf hashes kept, read just before the newest checkpoint, with those of the entries."""
         if edge is not None:
             width = edge.size % TILE_WIDTH
-            expected = rebuilt.tile(0, edge.size // TILE_WIDTH, width) if width else b""
-            if edge.hashes != expected:
+            expected = rebuilt.tile(0, edge.size // TILE_WIDTH, width) if width and edge.size <= rebuilt.size else b""
+            if edge.hashes[: HASH_BYTES * width] != expected:
                 self._corrupt(edge.size, f"the saved right edge of size {edge.size} is not what the entries give")
+        self._check_told(rebuilt.size, edge, newest)
+
+    def _check_told(self, size: int, edge: RightEdge | None, newest: int) -> None:
+        """Compare what a right edge says of the newest checkpoint, read just after it, with what is there."""
+        told = 0
+        if edge is not None:
+            rest = edge.hashes[HASH_BYTES * (edge.size % TILE_WIDTH) :]
+            if len(rest) not in (0, _SIZE_BYTES):
+                self._corrupt(edge.size, f"the saved right edge of size {edge.size} has {len(edge.hashes)} bytes")
+            told = int.from_bytes(rest, "big") if rest else edge.size
+        elif newest:
+            self._corrupt(size, f"there is a checkpoint of size {newest}, and no right edge is saved")
+        if told != newest and (told > newest or not self.read_only):
+            self._corrupt(size, f"by the saved right edge the newest checkpoint is of size {told}, and it is of {newest}")
 
     def _check_checkpoint(self, tree: Tree, size: int, text: str, keys: tuple[VerifierKey, ...]) -> None:
         try:

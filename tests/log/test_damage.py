@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 
 from ledger.errors import DataLoss, LedgerError
+from ledger.log.checkpoint import sign_checkpoint
 from ledger.log.merkle import leaf_hash
 from ledger.log.store import open_log
 
@@ -78,6 +79,65 @@ def test_a_changed_entry_is_named(change, examine, version, statement):
     assert caught.value.reason_name == "LOG_CORRUPT"
     if version < SIZE or ("version =" not in statement and "DELETE" not in statement):
         assert caught.value.metadata["index"] == str(version - 1)
+
+
+@pytest.mark.parametrize("last_checkpoint", [None, 100, 300])
+@pytest.mark.parametrize("version", [1, 257, 300, 301, 343])
+def test_a_changed_byte_is_named_where_no_checkpoint_is_of_the_end(tmp_path, sample, signer, last_checkpoint, version):
+    """Closed in order, a log keeps the hashes of the entries that no tile has yet."""
+    path = tmp_path / "books.db"
+    with open_log(f"sqlite:///{path}") as log:
+        sample.append(log, last_checkpoint or 0)
+        if last_checkpoint is not None:
+            sample.checkpoint(log, signer)
+        sample.append(log, 343 - log.size)
+    flip_a_byte(path, version)
+    for read_only in (True, False):
+        with pytest.raises(DataLoss) as caught, open_log(f"sqlite:///{path}", read_only=read_only) as log:
+            log.check()
+        assert caught.value.metadata["index"] == str(version - 1)
+
+
+def test_the_newest_entries_of_a_killed_writer_are_kept_safe_once_it_opens_again(tmp_path, sample):
+    path, left = tmp_path / "books.db", tmp_path / "left.db"
+    with open_log(f"sqlite:///{path}") as log:
+        sample.append(log, 300)
+        log.copy_to(str(left))  # as it is without the end of an orderly close
+    with open_log(f"sqlite:///{left}"):
+        pass
+    flip_a_byte(left, 299)
+    with pytest.raises(DataLoss) as caught:
+        open_log(f"sqlite:///{left}")
+    assert caught.value.metadata["index"] == "298"
+
+
+def test_entries_lost_from_the_end_are_missed(tmp_path, sample):
+    path = tmp_path / "books.db"
+    with open_log(f"sqlite:///{path}") as log:
+        sample.append(log, 300)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("DELETE FROM stored_events WHERE originator_version > 290")
+    with pytest.raises(DataLoss, match="300 entries were kept, but the log ends at 290"):
+        open_log(f"sqlite:///{path}", read_only=True)
+
+
+def test_a_late_checkpoint_leaves_the_newest_hashes(tmp_path, sample, signer):
+    with open_log(f"sqlite:///{tmp_path}/books.db") as log:
+        sample.append(log, 300)
+        log.keep_right_edge()
+        text = sign_checkpoint(signer.name, 280, log.tree.root_at(280), signer)
+        log.save_checkpoint(280, text)
+        assert log.backend.right_edge().size == 300
+        assert log.check().checkpoint_count == 1
+    with open_log(f"sqlite:///{tmp_path}/books.db") as log:
+        assert log.check().size == 300
+
+
+def flip_a_byte(path, version):
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        (entry,) = connection.execute("SELECT state FROM stored_events WHERE originator_version = ?", (version,)).fetchone()
+        changed = entry[:-1] + bytes([entry[-1] ^ 1])
+        connection.execute("UPDATE stored_events SET state = ? WHERE originator_version = ?", (changed, version))
 
 
 def test_read_names_a_missing_entry_and_read_checked_a_changed_one(change, copy, sample):
