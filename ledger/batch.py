@@ -50,8 +50,8 @@ class Batch:
 
         Raises: InvalidRequest FIELD_MALFORMED for a principal that cannot be.
         """
-        if not 0 < len(principal) <= 128:
-            raise InvalidRequest(Reason.REASON_FIELD_MALFORMED, "a principal has 1 to 128 characters", field="principal")
+        if not 0 < len(principal) <= 128 or not (principal.isascii() or principal.isprintable()):
+            raise InvalidRequest(Reason.REASON_FIELD_MALFORMED, "a principal has 1 to 128 characters, all of text", field="principal")
         if pack:
             return self._decide_packed(commands, principal)
         if len(commands) == 1:

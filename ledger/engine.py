@@ -219,7 +219,7 @@ class Ledger:
         """
         if type(request) not in RULES:
             return self._read(request)
-        submission = _Submission((request,), principal or self.principal, pack=False)
+        submission = _Submission((request,), self.principal if principal is None else principal, pack=False)
         self._carry_out_in_turn((submission,))
         if submission.error is not None:
             raise submission.error
@@ -238,7 +238,7 @@ class Ledger:
         if len(commands) > COMMANDS_PER_CALL_MAX:
             message = f"{len(commands)} commands in one call, at most {COMMANDS_PER_CALL_MAX} may be"
             raise refusal(Reason.REASON_TOO_MANY_ITEMS, message, field="commands", count=len(commands), limit=COMMANDS_PER_CALL_MAX)
-        submission = _Submission(commands, principal or self.principal, pack=pack)
+        submission = _Submission(commands, self.principal if principal is None else principal, pack=pack)
         self._carry_out_in_turn((submission,))
         if submission.error is not None:
             raise submission.error

@@ -310,9 +310,8 @@ def test_validate_only_books_nothing_and_judges_the_same(books):
     assert not books.execute(transfer(units=7, request_id=request_id(1))).booking.repeated_answer, "asking does not use the id up"
 
 
-@pytest.mark.parametrize("principal", ["", "x" * 129])
+@pytest.mark.parametrize("principal", ["", "x" * 129, "\ud800"])
 def test_who_asks_has_a_name(books, principal):
-    books.principal = ""
     size = books.size
     with pytest.raises(LedgerError) as caught:
         books.execute(transfer(), principal=principal)

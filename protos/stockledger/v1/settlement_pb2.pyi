@@ -130,7 +130,9 @@ class SettleTradesRequest(_message.Message):
     fee_account: _builtins.str
     """Who gets the fees; required if there are any. Example: "book:fees"."""
     each_on_its_own: _builtins.bool
-    """True: a trade that breaks a rule is left out and reported; false: all or none. Example: false."""
+    """True: a trade that breaks a rule is left out and reported, and booked is what became of each, be it that none is settled: a repeat gets the same answer.
+    False: all or none. Example: false.
+    """
     reference: _builtins.str
     """The batch's own reference, at most 140 characters. Example: "match run 88"."""
     @_builtins.property
