@@ -388,7 +388,7 @@ MUTATIONS = [
     ),
     *_of(
         "rules/holds.py",
-        "engine/test_open_holds.py",
+        "engine/test_open_holds.py rules/test_settlement.py",
         ("    expiring = (left == 0) & (expiry", "    expiring = (left >= 0) & (expiry"),
         ("    if not left:\n        _forget_expiry", "    if left:\n        _forget_expiry"),
     ),
