@@ -62,13 +62,14 @@ from stockledger.v1.reserves_pb2 import EvidenceKind, OpenCustodyAccountRequest,
 from stockledger.v1.transfers_pb2 import ForceTransferRequest, TransferUnitsRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from chain_adapters.protocol import ChainAdapter
     from chain_adapters.rig import Rig
 
 SYMBOL: Final = "AAPLx"
 FOREIGN: Final = "MSFTx"
+MISTAKEN: Final = "TSLAx"
 DECIMALS: Final = 6
 UNITS: Final = 10_000_000
 """What book:alice begins with."""
@@ -162,6 +163,34 @@ class Market:
             signature = self.rig.sign_binding(wallet, wallet_text("kit", wallet, holder))
             self.do(BindWalletRequest(account=wallet, holder=holder, signature=signature))
         return wallet
+
+    def register_wrongly(self, fault: str) -> Deployment:
+        """Register another token of ours with decimals that it has not ("decimals"), or where there is none ("nowhere")."""
+        made = self.rig.make_token(MISTAKEN, DECIMALS + 1, self.capabilities)
+        token = made.token
+        if fault == "nowhere":
+            token = f"{token.rpartition(':')[0]}:{self.rig.make_wallet().rpartition(':')[2]}"
+        self.do(
+            RegisterInstrumentRequest(
+                symbol=MISTAKEN,
+                name="Tesla, registered wrongly",
+                kind=InstrumentKind.INSTRUMENT_KIND_STOCK,
+                underlying_isin="US88160R1014",
+                decimals=DECIMALS,
+                backing=Backing.BACKING_CUSTODIED,
+                authorised_units=10**15,
+            ),
+            RegisterDeploymentRequest(
+                chain=made.chain,
+                instrument=MISTAKEN,
+                token=token,
+                decimals=DECIMALS,
+                kind=made.kind,
+                capabilities=made.capabilities,
+                allotment_units=ALLOTMENT,
+            ),
+        )
+        return made
 
     def open_omnibus(self, decimals: int, before: Callable[[Omnibus], None] = lambda _: None, *, taken_over: bool = False) -> Omnibus:
         """Hold somebody else's token: in a hot wallet, and at an address that stands for book:bob.
@@ -303,9 +332,12 @@ class Market:
             read = reader.read(satisfied=satisfied)
         return read
 
-    def reconcile(self) -> tuple[Reconciled, ...]:
+    def reconciler(self) -> Iterator[Reconciled]:
         adapter = self.connect()
         return Reconciler(self.call, adapter, Reader(self.call, adapter)).run()
+
+    def reconcile(self) -> tuple[Reconciled, ...]:
+        return tuple(self.reconciler())
 
     def settle(self) -> None:
         """Project and read until nothing is open but what is blocked or refused.

@@ -1,13 +1,14 @@
 """The projector: what the log wants done on a chain is recorded, signed and sent until it is final, or provably dead.
 
     one round    list       what is open, and what is recorded and may land
+                 inspect    tokens that were not looked at yet: of one that is not as registered, nothing is sent
                  prepare    unsigned transactions of what is open
                  record     all of them, in one event and one flush, before any is signed
                  send       sign and broadcast
                  ask        what has become of those recorded before: send again, replace, or bury
 
-It books nothing but that: whether a transaction landed is the reader's to say. It keeps nothing between rounds, so that a round can end
-anywhere: what was recorded is in the log, and everything else is made again.
+It books nothing but that: whether a transaction landed is the reader's to say. It keeps nothing between rounds but which tokens it has
+found as registered, so that a round can end anywhere: what was recorded is in the log, and everything else is made again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from chain_adapters.calls import changed_history, items_of
 from chain_adapters.protocol import (
     ChainIncapable,
     ChainUnavailable,
+    DeploymentUnfit,
     FateKind,
     FundsInsufficient,
     KeyMissing,
@@ -33,6 +35,7 @@ from stockledger.v1.chains_pb2 import (
     ChainKeyRole,
     ChainPosition,
     DeadTransaction,
+    Deployment,
     GetChainRequest,
     Instruction,
     InstructionState,
@@ -64,8 +67,8 @@ OTHER_FAILURES_MAX: Final = 5
 PATIENCE_SECONDS_MIN: Final = 60
 """A transaction is called stuck once it has waited for this, and ten times what its chain usually takes."""
 
-_PASSING: Final = (KeyMissing, FundsInsufficient, ChainIncapable)
-"""What is wrong with some instructions, or one key, and must not stop the others."""
+_PASSING: Final = (KeyMissing, FundsInsufficient, ChainIncapable, DeploymentUnfit)
+"""What is wrong with some instructions, one key, or one token, and must not stop the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,8 @@ class Projector:
         self._adapter = adapter
         self._chain = adapter.chain
         self._now_us = now_us
+        self._fit: set[tuple[str, int, int]] = set()
+        """Tokens, decimals and kinds that `inspect` has found."""
 
     def round(self) -> Round:
         """Do one round.
@@ -135,19 +140,20 @@ class Projector:
         if changed_history(self._call, self._chain) is not None:
             result.halted = True
             return result
-        _OneRound(self._call, self._adapter, result, self._now_us()).run()
+        _OneRound(self._call, self._adapter, result, self._now_us(), self._fit).run()
         return result
 
 
 class _OneRound:
     """One round while it lasts."""
 
-    def __init__(self, call: Call, adapter: ChainAdapter, result: Round, now_us: int) -> None:
+    def __init__(self, call: Call, adapter: ChainAdapter, result: Round, now_us: int, fit: set[tuple[str, int, int]]) -> None:
         self._call = call
         self._adapter = adapter
         self._chain = adapter.chain
         self._result = result
         self._now_us = now_us
+        self._fit = fit
         self._stuck: dict[str, Stuck] = {}
         self._failures_in_a_row = 0
 
@@ -163,7 +169,7 @@ class _OneRound:
         moments = [each.decision_time.ToMicroseconds() for each in wanted] + [each.first_time.ToMicroseconds() for each in recorded]
         result.oldest_us = min(moments, default=0)
         if (wanted or recorded) and len(recorded) < OPEN_TRANSACTIONS_MAX:
-            self._project(wanted, ProjectionState(deployments, keys, recorded, cursor))
+            self._project(self._of_fit_tokens(wanted, deployments), ProjectionState(deployments, keys, recorded, cursor))
         self._attend(recorded, cursor)
         result.stuck = tuple(self._stuck.values())
 
@@ -187,6 +193,24 @@ class _OneRound:
         return wanted
 
     # ---- what is new ----------------------------------------------------------------------------------------------------------------
+
+    def _of_fit_tokens(self, wanted: Sequence[Instruction], deployments: Sequence[Deployment]) -> list[Instruction]:
+        """Return what is wanted of tokens that are as registered, and note the rest: a unit there may be another amount, or nothing."""
+        instruments = {instruction.instrument for instruction in wanted}
+        unfit: dict[str, str] = {}
+        for deployment in deployments:
+            known = (deployment.token, deployment.decimals, deployment.kind)
+            if deployment.instrument in instruments and known not in self._fit:
+                try:
+                    self._adapter.inspect(deployment)
+                except DeploymentUnfit as error:
+                    unfit[deployment.instrument] = str(error)
+                else:
+                    self._fit.add(known)
+        for instruction in wanted:
+            if instruction.instrument in unfit:
+                self._note(instruction, unfit[instruction.instrument])
+        return [instruction for instruction in wanted if instruction.instrument not in unfit]
 
     def _project(self, wanted: Sequence[Instruction], state: ProjectionState) -> None:
         try:

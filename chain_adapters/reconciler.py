@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from chain_adapters.calls import changed_history, items_of
+from chain_adapters.protocol import DeploymentUnfit, NodeUnfit
 from ledger.errors import RuleViolated
 from stockledger.v1.accounts_pb2 import ListRegisterRequest
 from stockledger.v1.chains_pb2 import (
@@ -28,6 +29,8 @@ from stockledger.v1.chains_pb2 import (
 from stockledger.v1.errors_pb2 import Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from chain_adapters.calls import Call
     from chain_adapters.protocol import ChainAdapter
     from chain_adapters.reader import Reader
@@ -59,15 +62,22 @@ class Reconciler:
         self._chain = adapter.chain
         self._reader = reader
 
-    def run(self) -> tuple[Reconciled, ...]:
-        """Do one pass over all deployments of the chain.
+    def run(self) -> Iterator[Reconciled]:
+        """Do one pass over all deployments of the chain; where one cannot be measured, the others are before that is said.
 
         Raises: ChainUnavailable, NodeUnfit, DeploymentUnfit; LedgerError where the ledger cannot be asked.
         """
         if changed_history(self._call, self._chain) is not None:
-            return ()
-        deployments = tuple(items_of(self._call, ListDeploymentsRequest(chain=self._chain), "deployments"))
-        return tuple(self._reconcile(deployment) for deployment in deployments if not deployment.retired)
+            return
+        failure: NodeUnfit | DeploymentUnfit | None = None
+        for deployment in tuple(items_of(self._call, ListDeploymentsRequest(chain=self._chain), "deployments")):
+            if not deployment.retired:
+                try:
+                    yield self._reconcile(deployment)
+                except (NodeUnfit, DeploymentUnfit) as error:
+                    failure = failure or error
+        if failure is not None:
+            raise failure
 
     def _reconcile(self, deployment: Deployment) -> Reconciled:
         accounts = self._accounts(deployment)

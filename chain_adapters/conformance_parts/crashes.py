@@ -57,7 +57,7 @@ class _Dying:
 
     def __init__(self, adapter: ChainAdapter, boundaries: _Boundaries) -> None:
         self.chain = adapter.chain
-        for verb in ("describe", "finalised", "prepare", "replace", "send", "fate", "read", "measure"):
+        for verb in ("describe", "inspect", "finalised", "prepare", "replace", "send", "fate", "read", "measure"):
             setattr(self, verb, boundaries.wrap(getattr(adapter, verb)))
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chain_adapters.conformance_market import ALLOTMENT, MULTIPLIER, SYMBOL, UNITS, Market, evidence
+from chain_adapters.conformance_market import ALLOTMENT, MISTAKEN, MULTIPLIER, ROUNDS_MAX, SYMBOL, UNITS, Market, evidence
 from chain_adapters.conformance_parts.base import ConformanceBase, needs, state_of
 from ledger.errors import LedgerError
 from stockledger.v1.accounts_pb2 import (
@@ -119,6 +119,33 @@ class Instructions(ConformanceBase):
             with pytest.raises(LedgerError) as refused:
                 market.transfer(source, "book:bob", 1)
             assert refused.value.reason_name == "HOLDER_FROZEN"
+
+    @pytest.mark.parametrize("fault", ["decimals", "nowhere"])
+    def test_a_token_that_is_not_as_registered_stops_nobody_else(self, market: Market, fault: str) -> None:
+        """Nothing of it is sent, and what is wanted of it is stuck, saying why; other tokens are sent, read and reconciled."""
+        needs(market, _C.CHAIN_CAPABILITY_PAUSE)
+        first, _ = market.wallets
+        made = market.register_wrongly(fault)
+        market.do(HaltInstrumentRequest(instrument=MISTAKEN, operations=[Operation.OPERATION_TRANSFER], cause="news"))
+        market.transfer("book:alice", first, 1000)
+        done = market.project()
+        for _ in range(ROUNDS_MAX):
+            market.rig.finalise()
+            market.read(round_=done)
+            if market.units(first):
+                break
+            done = market.project()
+        market.check({first: 1000})
+        wanted = {each.instruction for each in market.instructions()}
+        assert wanted
+        assert {each.instrument for each in market.instructions()} == {MISTAKEN}
+        assert {each.what for each in done.stuck} == wanted
+        assert not market.transactions()
+        assert not market.rig.controls(made.token).paused
+        reconciler = market.reconciler()
+        assert next(reconciler).instrument == SYMBOL
+        if fault == "decimals":
+            assert all(f"has {made.decimals} decimals" in each.why for each in done.stuck)
 
     def test_freeze_of_units(self, market: Market) -> None:
         needs(market, _C.CHAIN_CAPABILITY_FREEZE_UNITS)

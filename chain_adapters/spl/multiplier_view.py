@@ -10,6 +10,7 @@ from solders.pubkey import Pubkey
 
 from chain_adapters.multipliers import Schedule
 from chain_adapters.spl.account_layout import decode_mint
+from chain_adapters.spl.addresses import TOKEN_2022_PROGRAM
 from chain_adapters.spl.errors import HistoryBroken
 from chain_adapters.spl.history import in_chain_order, transactions_of
 from chain_adapters.spl.multiplier import multiplier_floor
@@ -41,14 +42,16 @@ class SlotClock:
 
 
 def schedule_at(client: RpcClient, mint: Pubkey, number: int) -> Schedule | None:
-    """Return how a mint's multiplier stood at a slot; None for a mint that has none.
+    """Return how a mint's multiplier stood at a slot; None for a mint that has none, and for what is no mint.
 
     What it is now says it, unless it was set since; then what set it until then does, from the newest back as far as it matters.
 
     Raises: HistoryPruned, HistoryBroken, TransactionNotUnderstood.
     """
     _, account = client.account(mint)
-    scaled = None if account is None else decode_mint(account.data).scaled_ui_amount
+    if account is None or account.owner != TOKEN_2022_PROGRAM:
+        return None
+    scaled = decode_mint(account.data).scaled_ui_amount
     if scaled is None:
         return None
     time_us = SlotClock(client).time_us(number)

@@ -68,6 +68,7 @@ class ChainLoop:
         self._metrics = metrics
         self._connect = connect
         self._adapter: ChainAdapter | None = None
+        self._projector: Projector | None = None
         self._reconcile_at = 0.0
         self._stuck: dict[str, Stuck] = {}
         self._divergences: set[int] = set()
@@ -96,25 +97,27 @@ class ChainLoop:
 
         Raises: ChainError, LedgerError.
         """
-        adapter = self._connected()
+        adapter, projector = self._connected()
         reader = Reader(self._call, adapter)
+        done, failure = Round(self.chain), None
         try:
-            done = Projector(self._call, adapter).round()
-        except ChainError:
-            self._read(reader, Round(self.chain))  # what cannot be sent now must not keep what is final from the books
-            raise
-        self._tell_round(done)
+            done = projector.round()
+            self._tell_round(done)
+        except ChainError as error:  # what cannot be sent now must not keep what is final from the books, nor a divergence hidden
+            failure = error
         read = self._read(reader, done)
         if not read.halted and time.monotonic() >= self._reconcile_at:
+            self._reconcile_at = time.monotonic() + self._configuration.reconcile_seconds
             for reconciled in Reconciler(self._call, adapter, reader).run():
                 self._metrics.reconciled(reconciled)
-            self._reconcile_at = time.monotonic() + self._configuration.reconcile_seconds
         self._tell_divergences()
+        if failure is not None:
+            raise failure
         return bool(done.sent_count or done.made_count or read.booked)
 
-    def _connected(self) -> ChainAdapter:
-        """Connect as the ledger has the chain registered, and hold each token against its registration's chain id once."""
-        if self._adapter is None:
+    def _connected(self) -> tuple[ChainAdapter, Projector]:
+        """Connect as the ledger has the chain registered; the projector holds each token against its registration, once."""
+        if self._adapter is None or self._projector is None:
             configuration = self._configuration
             registered = self._call(GetChainRequest(chain=self.chain)).chain
             connect = self._connect or find_adapter(self.chain)
@@ -129,8 +132,8 @@ class ChainLoop:
             adapter = connect(settings)
             description = adapter.describe()
             _log.info("chain connected", extra={"chain": self.chain, "node": description.node, "keys": sorted(configuration.signers)})
-            self._adapter = adapter
-        return self._adapter
+            self._adapter, self._projector = adapter, Projector(self._call, adapter)
+        return self._adapter, self._projector
 
     def _read(self, reader: Reader, done: Round) -> Read:
         read = reader.read(satisfied=done.satisfied)
