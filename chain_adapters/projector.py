@@ -178,7 +178,7 @@ class _OneRound:
         wanted: list[Instruction] = []
         for instruction in items_of(self._call, ListInstructionsRequest(chain=self._chain), "instructions"):
             if instruction.state == InstructionState.INSTRUCTION_STATE_REFUSED:
-                self._note(instruction, f"refused: {_failure_text(instruction)}; its units wait in transit for AbandonInstruction")
+                self._note(instruction, f"refused: {_failure_text(instruction)}; its units wait for AbandonInstruction")
             if instruction.state != InstructionState.INSTRUCTION_STATE_OPEN:
                 continue
             self._result.open_count += 1

@@ -287,6 +287,15 @@ def test_refused_addresses(books: Scenario, reason: str, command: Any) -> None:
     books.when(command).raises(reason)
 
 
+def test_an_address_with_units_stands_for_nobody(books: Scenario) -> None:
+    """Nobody sent them for the account that it would stand for."""
+    books.given(register(), deploy())
+    state = books.books._state
+    add_account(state, KEY, next_account_number(state), "")
+    books.at_chain("AAPLx", KEY, 5)
+    books.when(addresses((KEY, "book:alice"))).raises("STATE_UNFIT", account=KEY, instrument="AAPLx", holding=5)
+
+
 def test_an_address_of_ours_is_nobodys_wallet(books: Scenario) -> None:
     books.given(register(), addresses((WALLET, "book:alice")))
     books.when(bound("alice", "h-1")).raises("WALLET_BOUND")

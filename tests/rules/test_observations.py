@@ -24,6 +24,7 @@ from stockledger.v1.accounts_pb2 import (
     UnfreezeAccountRequest,
 )
 from stockledger.v1.chains_pb2 import (
+    AbandonInstructionRequest,
     Breach,
     ChainFailure,
     DivergenceKind,
@@ -471,6 +472,43 @@ def test_what_comes_to_an_address_of_ours_is_burned_and_credited(books: Scenario
     assert (burned.kind, burned.source, burned.onward, burned.units) == (InstructionKind.INSTRUCTION_KIND_BURN, deposit, "book:bob", 30)
     reader.carry_out(burned)
     assert holdings(books, ALICE, deposit, "book:bob") == [20, 0, 30]
+
+
+def test_what_could_not_all_be_burned_stays_refused_and_is_taken_by_force(books: Scenario, reader: Reader) -> None:
+    """The address's key was used behind our back: what is left there is shown until somebody decides about it."""
+    deposit = wallet("deposit")
+    books.given(addresses((deposit, "book:bob")))
+    reader.see(seen(TRANSFER, 30, ALICE, deposit))
+    burned = the_instruction(books)
+    reader.see(seen(TRANSFER, 1, deposit, STRANGER))
+    reader.fail(burned, failure=LACKING)
+    (refused,) = moving(books)
+    assert (refused.state, refused.failure) == (REFUSED, LACKING)
+    books.when(force(deposit, "book:bob", 29), principal="enforcer").raises("UNITS_INSUFFICIENT")
+    books.given(AbandonInstructionRequest(instruction=refused.text, cause="its key was used"))
+    assert moving(books) == []
+    books.given(force(deposit, "book:bob", 29), principal="enforcer")
+    reader.carry_out(the_instruction(books))
+    assert holdings(books, ALICE, deposit, STRANGER, "book:bob") == [20, 0, 1, 29]
+
+
+def test_the_chain_may_refuse_it_before_it_was_sent(books: Scenario, reader: Reader) -> None:
+    deposit = wallet("deposit")
+    books.given(addresses((deposit, "book:bob")))
+    reader.see(seen(TRANSFER, 30, ALICE, deposit))
+    books.given(AbandonInstructionRequest(instruction=the_instruction(books).text, cause="the chain refuses it", failure=BARRED))
+    (refused,) = moving(books)
+    assert (refused.state, refused.failure) == (REFUSED, BARRED)
+
+
+def test_units_that_nobody_sent_to_it_are_taken_from_an_address_by_force(books: Scenario, reader: Reader) -> None:
+    deposit = wallet("deposit")
+    books.given(addresses((deposit, "book:bob")))
+    reader.see(seen(MINT, 30, destination=deposit))
+    books.when(force(ALICE, deposit, 1), principal="enforcer").raises("PLACE_UNFIT")
+    books.given(force(deposit, BOB, 30), principal="enforcer")
+    reader.carry_out(the_instruction(books))
+    assert holdings(books, deposit, BOB) == [0, 30]
 
 
 def test_what_nobody_decided_to_mint_is_not_credited(books: Scenario, reader: Reader) -> None:

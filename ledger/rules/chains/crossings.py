@@ -58,7 +58,7 @@ class Crossing:
         Raises: RuleViolated PLACE_UNFIT; NotFound DEPLOYMENT_NOT_FOUND; RuleViolated CHAIN_INCAPABLE.
         """
         self.instrument, self.source, self.destination = instrument, source, destination
-        self.giving = _deployment_at(state, instrument, source)
+        self.giving = _deployment_at(state, instrument, source, forced=forced)
         self.taking = _deployment_at(state, instrument, destination)
         within = self.giving is not None and self.giving is self.taking
         if within and not forced:
@@ -93,13 +93,13 @@ def _unfit(account: Account, why: str) -> Exception:
     return refusal(Reason.REASON_PLACE_UNFIT, f"{account.name} {why}", account=account.name)
 
 
-def _deployment_at(state: State, instrument: Instrument, account: Account) -> Deployment | None:
-    """Return the deployment at an account's chain, or None for one in the book."""
+def _deployment_at(state: State, instrument: Instrument, account: Account, *, forced: bool = False) -> Deployment | None:
+    """Return the deployment at an account's chain, or None for one in the book; of a deposit address only for taking by force."""
     if account.place == BOOK:
         return None
     if account.place not in state.chains:
         raise _unfit(account, "is neither in the book nor at a registered chain")
-    if account.name in state.deposit_addresses:
+    if account.name in state.deposit_addresses and not forced:
         raise _unfit(account, f"stands for {state.deposit_addresses[account.name]}, by which it is reached")
     return find_usable_deployment(state, instrument.symbol, account.place)
 

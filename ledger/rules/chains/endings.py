@@ -2,7 +2,7 @@
 
     finish    FINAL, ABANDONED, SUPERSEDED, or REFUSED with nothing left in transit: the record goes
     reopen    failed for now, or its transaction died: OPEN, to be carried out by another transaction
-    refuse    the chain will not do it, and units wait in transit for AbandonInstruction: REFUSED
+    refuse    the chain will not do it, and units wait for AbandonInstruction, in transit or at a deposit address: REFUSED
 
 Units in transit move by `return_units` alone, or by the observed mint itself.
 """
@@ -70,8 +70,12 @@ def returnable_units(state: State, instruction: Instruction) -> int:
 
 
 def stays_refused(state: State, instruction: Instruction, returned_units: int) -> bool:
-    """Tell whether an instruction that the chain refuses is kept, because its units are in transit still."""
-    return units_in_transit(instruction) > returned_units
+    """Tell whether an instruction that the chain refuses is kept: its units are in transit still, or lie where they are nobody's to move.
+
+    So do those of a deposit address, of which not all could be burned.
+    """
+    deposited = instruction.kind == BURN and instruction.source in state.deposit_addresses
+    return deposited or units_in_transit(instruction) > returned_units
 
 
 def return_units(state: State, instruction: Instruction, account: str, units: int) -> None:

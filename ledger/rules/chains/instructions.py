@@ -198,7 +198,7 @@ def _check_return(state: State, instruction: Instruction, name: str, units: int)
 
 def evolve_abandoned(state: State, event: InstructionAbandoned, decided: Decided) -> None:
     instruction = find_instruction(state, event.instruction)
-    if stays_refused(state, instruction, event.returned_units):
+    if event.failure and stays_refused(state, instruction, event.returned_units):
         refuse(state, instruction, event.failure, event.cause)
         return
     finish(state, instruction)

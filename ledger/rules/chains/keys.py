@@ -32,6 +32,7 @@ from stockledger.v1.errors_pb2 import Reason
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ledger.records import Account
     from ledger.rules.context import Context, Decided
     from ledger.state import State
 
@@ -134,6 +135,17 @@ def _check_free(state: State, names: Sequence[str]) -> None:
         if known is not None and known.holder:
             message = f"{name} is the wallet of holder {known.holder}"
             raise refusal(Reason.REASON_WALLET_BOUND, message, account=name, holder=known.holder)
+        if known is not None:
+            _check_empty(state, known)
+
+
+def _check_empty(state: State, account: Account) -> None:
+    """Refuse an address that has units of ours already: nobody sent them to whom it is to stand for."""
+    for symbol, chain in sorted(state.deployments):
+        units = state.holding(state.instruments[symbol].number, account.number) if chain == account.place else 0
+        if units:
+            message = f"{account.name} has {units} {symbol} already, which nobody sent for this account"
+            raise refusal(Reason.REASON_STATE_UNFIT, message, account=account.name, instrument=symbol, holding=units)
 
 
 def _parts(state: State, addresses: Sequence[DepositAddress]) -> list[DepositAddressesRegistered]:

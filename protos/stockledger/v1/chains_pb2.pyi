@@ -2265,7 +2265,8 @@ Global___SetChainKeyResponse: _TypeAlias = SetChainKeyResponse  # noqa: Y015
 @_typing.final
 class RegisterDepositAddressesRequest(_message.Message):
     """Let addresses of ours stand for accounts in the book: what arrives there is the account's. Native: it is burned there and then credited; omnibus: credited when final.
-    Refusals in order: FIELD_*, TOO_MANY_ITEMS (1,000), CHAIN_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, PLACE_UNFIT, ALREADY_EXISTS, WALLET_BOUND, ACCOUNT_CLOSED.
+    Refusals in order: FIELD_*, TOO_MANY_ITEMS (1,000), CHAIN_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, PLACE_UNFIT, ALREADY_EXISTS, WALLET_BOUND,
+    STATE_UNFIT (units of ours lie there already: move them by force first), ACCOUNT_CLOSED.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -181,7 +181,7 @@ Global___TransferBatchResponse: _TypeAlias = TransferBatchResponse  # noqa: Y015
 @_typing.final
 class ForceTransferRequest(_message.Message):
     """Move units by force: freezes, halts and eligibility do not stop it; units on hold stay. Needs ROLE_ENFORCER and approval by default.
-    At chains too, also within one (docs/chains.md); a place halted by a divergence stops it.
+    At chains too, also within one (docs/chains.md); a place halted by a divergence stops it. It alone takes units from a deposit address.
     Refusals: NOT_PERMITTED, FIELD_*, UNITS_NOT_POSITIVE, SAME_ACCOUNT, INSTRUMENT_NOT_FOUND, ACCOUNT_NOT_FOUND, ACCOUNT_RESERVED, PLACE_UNFIT (an omnibus chain), DEPLOYMENT_NOT_FOUND,
     CHAIN_INCAPABLE, ACTION_DUE, PLACE_HALTED, ACCOUNT_CLOSED, UNITS_INSUFFICIENT, ALLOTMENT_EXCEEDED.
     """
