@@ -55,7 +55,7 @@ from stockledger.v1.chains_pb2 import (
     RegisterDepositAddressesRequest,
     SetChainKeyRequest,
 )
-from stockledger.v1.corporate_actions_pb2 import AnnounceActionRequest
+from stockledger.v1.corporate_actions_pb2 import ActionTerms, AnnounceActionRequest, CashDividend, StockSplit
 from stockledger.v1.instruments_pb2 import ActionMethod, Backing, InstrumentKind, RegisterInstrumentRequest, SetMultiplierRequest
 from stockledger.v1.issuance_pb2 import IssueUnitsRequest
 from stockledger.v1.reserves_pb2 import EvidenceKind, OpenCustodyAccountRequest, RecordEvidenceRequest, RegisterCustodianRequest
@@ -69,6 +69,7 @@ if TYPE_CHECKING:
 
 SYMBOL: Final = "AAPLx"
 FOREIGN: Final = "MSFTx"
+CASH: Final = "USDC"
 MISTAKEN: Final = "TSLAx"
 DECIMALS: Final = 6
 UNITS: Final = 10_000_000
@@ -278,10 +279,31 @@ class Market:
 
     def announce_split(self, action: str, execution_us: int, new_shares: int) -> None:
         """Announce a split by the multiplier, so that chains are told ahead of it."""
-        request = AnnounceActionRequest(action=action, instrument=SYMBOL, method=ActionMethod.ACTION_METHOD_MULTIPLIER)
+        self._announce(action, execution_us, ActionTerms(stock_split=StockSplit(new_shares=new_shares, old_shares=1)))
+
+    def announce_dividend(self, action: str, execution_us: int) -> None:
+        """Announce 0.25 a share that is reinvested at 227.00 after 30 % tax, by the multiplier: 9,087 shares for every 9,080."""
+        cash = InstrumentKind.INSTRUMENT_KIND_CASH
+        terms = CashDividend(
+            cash_instrument=CASH, cash_per_share_e8=25_000_000, reference_price_e8=22_700_000_000, multiplier_withholding_bps=3000
+        )
+        self.do(
+            RegisterInstrumentRequest(
+                symbol=CASH,
+                name="USD Coin",
+                kind=cash,
+                currency="USD",
+                decimals=6,
+                backing=Backing.BACKING_CUSTODIED,
+                authorised_units=10**15,
+            )
+        )
+        self._announce(action, execution_us, ActionTerms(cash_dividend=terms))
+
+    def _announce(self, action: str, execution_us: int, terms: ActionTerms) -> None:
+        request = AnnounceActionRequest(action=action, instrument=SYMBOL, method=ActionMethod.ACTION_METHOD_MULTIPLIER, terms=terms)
         request.ex_date = request.record_date = request.payment_date = utc_text(execution_us)[:10]
         request.execution_time.FromMicroseconds(execution_us)
-        request.terms.stock_split.new_shares, request.terms.stock_split.old_shares = new_shares, 1
         self.do(request)
 
     def in_force(self, instrument: str = SYMBOL) -> list[MultiplierChange]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from stockledger.v1.chains_pb2 import ChainPosition, MultiplierChange
 
 _C = ChainCapability
+FLOAT_STEP: Final = 2**8
+"""Multipliers from 1 to 2 that a chain keeps as floating-point numbers of 64 bits are 2^-52 apart, of 10^18 that is 222."""
 CLOCK_ROUNDS_MAX: Final = 200
 """How often a chain whose clock was moved is let go on until a final block or slot has that time."""
 
@@ -51,19 +53,24 @@ class Times(ConformanceBase):
                 break
         market.read()
 
-    def test_a_multiplier_takes_effect_at_its_time(self, timed: Market) -> None:
+    @pytest.mark.parametrize(("action", "wanted"), [("split", 2 * MULTIPLIER), ("dividend", MULTIPLIER * 9087 // 9080)])
+    def test_a_multiplier_takes_effect_at_its_time(self, timed: Market, action: str, wanted: int) -> None:
         at_us, start = timed.second_ahead(600), timed.cursor()
         before = timed.in_force()
-        timed.announce_split("SPLIT", at_us, 2)
+        if action == "split":
+            timed.announce_split("ACTION", at_us, 2)
+        else:
+            timed.announce_dividend("ACTION", at_us)
         timed.settle()
         assert timed.rig.controls(timed.token).multiplier == MULTIPLIER
         self._pass(timed, at_us - 60_000_000)
         assert timed.in_force() == before, "its time has not come"
         self._pass(timed, at_us)
         self._pass(timed, at_us + 60_000_000)
-        assert timed.rig.controls(timed.token).multiplier == 2 * MULTIPLIER
+        assert abs(timed.rig.controls(timed.token).multiplier - wanted) <= FLOAT_STEP
         (change,) = timed.in_force()[len(before) :]
-        assert (int(change.old_multiplier), int(change.multiplier)) == (MULTIPLIER, 2 * MULTIPLIER)
+        assert int(change.old_multiplier) == MULTIPLIER
+        assert abs(int(change.multiplier) - wanted) <= FLOAT_STEP
         assert change.effective_time.ToMicroseconds() == at_us
         assert at_us <= change.time.ToMicroseconds() < at_us + 60_000_000, "told of the first block or slot with it"
         assert not timed.divergences()

@@ -46,7 +46,7 @@ NEEDS = {
     "anchor": _C.CHAIN_CAPABILITY_ANCHOR,
 }
 """What a token must be able to do for it."""
-HALTS = (Operation.OPERATION_ISSUE, Operation.OPERATION_REDEEM)
+HALTS = (Operation.OPERATION_TRANSFER, Operation.OPERATION_ISSUE, Operation.OPERATION_REDEEM)
 
 
 def crash_worker(rig: WorkedRig, folder: Path, *, instructions: int, kills: int, seed: int, fault_share: float = 0.0) -> dict[str, int]:
