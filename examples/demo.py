@@ -5,8 +5,8 @@ the middle of its trading, started again, and nothing it acknowledged is missing
 and a receipt is proved and checked. Then the same book is served over gRPC (brokers_story.py): issuer, custodian, two brokers, an
 exchange and an auditor each with a token, refusals across brokers, the server killed while brokers retry. Then its units go on two chains
 (chains_story.py), a real EVM node and a real Solana node: to wallets and back, from chain to chain, by force, through a halt and a split,
-with the worker killed, until somebody mints behind the ledger's back. The auditor streams the log, replays it and verifies it. At the end
-stand the books.
+beside another issuer's token in an exchange's wallets (omnibus_story.py), with the worker killed, until somebody mints behind the ledger's
+back. The auditor streams the log, replays it and verifies it. At the end stand the books.
 """
 
 from __future__ import annotations
