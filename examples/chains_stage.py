@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -32,6 +34,8 @@ PARTIES = {"Ethereum": EVM_PARTIES, "Solana": SPL_PARTIES}
 SYMBOL, FOREIGN = "TSLAx", "SHOPx"
 ALLOTMENT = 5_000 * SHARE
 FINAL_SECONDS = 90
+WORD_MAX = 30
+"""A longer one is an address, or a transaction."""
 
 
 @dataclass
@@ -235,6 +239,16 @@ class ChainsStage:
             raise SystemExit(f"the worker did not stop within {FINAL_SECONDS} s\n{log}") from None
         self._worker = None
 
+    def hold_worker(self) -> None:
+        """Have the worker stand still until `go_on`, so that what is decided meanwhile is not signed, and what is final is not booked."""
+        assert self._worker is not None, "it runs"
+        self._worker.send_signal(signal.SIGSTOP)
+        os.waitpid(self._worker.pid, os.WUNTRACED)
+
+    def go_on(self) -> None:
+        assert self._worker is not None, "it runs"
+        self._worker.send_signal(signal.SIGCONT)
+
     def close(self) -> None:
         """End what this part has started, whatever happened."""
         if self.log is not None:
@@ -301,7 +315,8 @@ class ChainsStage:
         begun = wait_for("the log", lambda: self.log.decided.get(flow.index))
         sent = [self.log.transaction[name] for name in flow.instructions if name in self.log.transaction]
         how = "final" if over.state == "FINAL" else over.state.lower()
-        why = f" ({over.text.partition('(')[0]})" if over.state != "FINAL" and over.text else ""
+        text = " ".join(short(word) if len(word) > WORD_MAX else word for word in over.text.partition("(")[0].split())
+        why = f" ({text})" if over.state != "FINAL" and text else ""
         first = self.log.recorded.get(flow.instructions[0])
         signed = f"signed {(first - begun) / 1e6:4.1f} s, " if first else ""
         print(f"   {flow.what:<60} {signed}{how} {(over.time_us - begun) / 1e6:4.1f} s  {', '.join(map(short, sent))}{why}", flush=True)
@@ -322,13 +337,13 @@ class ChainsStage:
         """Wait until nothing is under way on either chain."""
 
         def nothing() -> bool:
-            for chain in (self.ethereum, self.solana):
-                open_ones = self.clients["auditor"].items(chains_pb2.ListInstructionsRequest(chain=chain.chain, page_size=100))
-                if any(each.state != chains_pb2.INSTRUCTION_STATE_REFUSED and not each.blocked_by for each in open_ones):
-                    return False
-            return True
+            open_ones = [each for chain in (self.ethereum, self.solana) for each in self.open_instructions(chain)]
+            return all(each.state == chains_pb2.INSTRUCTION_STATE_REFUSED or each.blocked_by for each in open_ones)
 
         wait_for("everything is final", nothing, FINAL_SECONDS)
+
+    def open_instructions(self, chain: Any) -> list[Any]:
+        return list(self.clients["auditor"].items(chains_pb2.ListInstructionsRequest(chain=chain.chain, page_size=100)))
 
     def _on_both(self, what: str, index: int) -> list[Flow]:
         """Return the flows of an event that leads to an instruction on each chain, which are ordered by the chain's name."""

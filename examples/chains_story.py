@@ -16,6 +16,7 @@ from brokers_story import DOLLAR, SHARE, attestation
 from chain_nodes import wait_for
 from chains_stage import ALLOTMENT, FINAL_SECONDS, FOREIGN, SYMBOL, Flow, LogReader, kind_of, shares, short
 from google.protobuf.timestamp_pb2 import Timestamp
+from in_flight_story import InFlightChapters
 from omnibus_story import ExchangeChapter
 
 from stockledger.v1 import (
@@ -34,29 +35,29 @@ from stockledger.v1.common_pb2 import Operation
 KILLS, WITHDRAWALS = 2, 8
 
 
-class ChainsStory(ExchangeChapter):
+class ChainsStory(InFlightChapters, ExchangeChapter):
     """The third part."""
 
     def two_chains(self) -> None:
-        """The ledger is served, a worker works on both chains, and three people bind their wallets by signature."""
+        """The ledger is served, a worker works on both chains, and four people bind their wallets by signature."""
         size = self.clients["auditor"].execute(chains_pb2.ListPlacesRequest(page_size=1)).size
         self.log = LogReader(self.clients["auditor"], size)
         self.do(instruments_pb2.AmendInstrumentRequest(instrument=SYMBOL, split_method=instruments_pb2.ACTION_METHOD_MULTIPLIER))
         retail = accounts_pb2.INVESTOR_CLASS_RETAIL
-        for holder, country in (("ana", "DE"), ("ben", "FR"), ("mallory", "BR")):
+        for holder, country in (("ana", "DE"), ("ben", "FR"), ("cleo", "IT"), ("mallory", "BR")):
             self.do(accounts_pb2.RegisterHolderRequest(holder=holder, country=country, investor_class=retail))
             self.do(accounts_pb2.OpenAccountRequest(account=f"book:{holder}", holder=holder))
             for chain in (self.ethereum, self.solana):
                 wallet = self.wallet[holder, chain.name] = chain.new_wallet()
                 text = f"stockledger: bind {wallet.account} to holder {holder} in ledger demo"
                 self.do(accounts_pb2.BindWalletRequest(account=wallet.account, holder=holder, signature=wallet.sign_text(text)))
-        self.transfer("book:maker-2", "book:ben", 300 * SHARE)
-        self.transfer("book:maker-2", "book:mallory", 100 * SHARE)
+        for holder, units in (("ben", 300), ("cleo", 100), ("mallory", 150)):
+            self.transfer("book:maker-2", f"book:{holder}", units * SHARE)
         self._bought = self._pool.submit(self._buy_foreign)
         self.settle()
         allotted = " and ".join(f"{shares(ALLOTMENT)} on {chain.name}" for chain in (self.ethereum, self.solana))
         print(f"   the worker works; at most {allotted} may ever be minted")
-        for holder in ("ana", "ben", "mallory"):
+        for holder in ("ana", "ben", "cleo", "mallory"):
             print(f"   {holder:<8} " + "   ".join(short(self.wallet[holder, chain.name].address) for chain in (self.ethereum, self.solana)))
 
     def to_wallets(self) -> None:
@@ -67,7 +68,8 @@ class ChainsStory(ExchangeChapter):
                 instrument=SYMBOL, account=self.at(holder, chain), units=units * SHARE, reference="in kind"
             )
             flows.append(Flow(f"issuer issues {units} to ana on {chain}", self.do(issue, "issuer")[1]))
-        for holder, chain, units in (("ben", "Ethereum", 120), ("ben", "Solana", 60), ("mallory", "Ethereum", 50)):
+        withdrawn = (("ben", "Ethereum", 120), ("ben", "Solana", 60), ("mallory", "Ethereum", 80), ("mallory", "Solana", 20))
+        for holder, chain, units in withdrawn:
             index = self.transfer(f"book:{holder}", self.at(holder, chain), units * SHARE)
             flows.append(Flow(f"{holder} withdraws {units} from the book to {chain}", index))
         self.show_transit()
@@ -302,6 +304,6 @@ class ChainsStory(ExchangeChapter):
 
 
 CHAPTERS = (
-    "two_chains", "to_wallets", "back_to_the_book", "across", "enforcement", "paused", "split", "other_issuers_token", "denied",
-    "worker_killed",
+    "two_chains", "to_wallets", "back_to_the_book", "across", "enforcement", "frozen_in_flight", "faster_than_force", "paused", "split",
+    "other_issuers_token", "denied", "worker_killed",
 )  # fmt: skip
