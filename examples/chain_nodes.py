@@ -12,6 +12,8 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +133,29 @@ class Ethereum:
     def holding(self, token: str, account: str) -> int:
         return int(self.token(token).functions.balanceOf(account.rpartition(":")[2]).call())
 
+    def holding_ahead(self, token: str, account: str) -> int:
+        """Return what an account will hold once a block has all that waits for one."""
+        return int(self.token(token).functions.balanceOf(account.rpartition(":")[2]).call(block_identifier="pending"))
+
     def multiplier(self, token: str) -> int:
         return int(self.token(token).functions.uiMultiplier().call())
+
+    @contextmanager
+    def next_block_held(self) -> Iterator[None]:
+        """Let no block come meanwhile, and one at once in the end: a block is full of whatever its producer has by then."""
+        self._ask("evm_setIntervalMining", 0)
+        yield
+        self._ask("evm_mine")
+        self._ask("evm_setIntervalMining", 1)
+
+    def waiting(self, token: str) -> list[Any]:
+        """Return the transactions to a token that anybody can see waiting for a block."""
+        found = self._ask("txpool_content")["pending"].values()
+        address = token.rpartition(":")[2].lower()
+        return [each for by_number in found for each in by_number.values() if str(each["to"]).lower() == address]
+
+    def _ask(self, method: str, *params: Any) -> Any:
+        return self.web3.provider.make_request(method, list(params))["result"]
 
 
 class EthereumWallet:
@@ -150,17 +173,26 @@ class EthereumWallet:
 
     def do(self, call: Any) -> str:
         """Sign and send a call of a contract; return the transaction's id once a block has it."""
+        sent = self._hand_in(call)
+        receipt = self._chain.web3.eth.wait_for_transaction_receipt(sent, LAND_SECONDS, 0.1)
+        if receipt["status"] != 1:
+            raise SystemExit(f"the transaction {sent} failed")
+        return sent
+
+    def _hand_in(self, call: Any, **fees: int) -> str:
         web3 = self._chain.web3
         number = web3.eth.get_transaction_count(self.address, "pending")
-        signed = self._key.sign_transaction(call.build_transaction({"from": self.address, "nonce": number}))
-        sent = web3.eth.send_raw_transaction(signed.raw_transaction)
-        receipt = web3.eth.wait_for_transaction_receipt(sent, LAND_SECONDS, 0.1)
-        if receipt["status"] != 1:
-            raise SystemExit(f"the transaction {sent.to_0x_hex()} failed")
-        return str(sent.to_0x_hex())
+        signed = self._key.sign_transaction(call.build_transaction({"from": self.address, "nonce": number, **fees}))
+        return str(web3.eth.send_raw_transaction(signed.raw_transaction).to_0x_hex())
 
     def send(self, token: str, to: str, units: int) -> str:
         return self.do(self._chain.token(token).functions.transfer(to.rpartition(":")[2], units))
+
+    def send_before(self, waiting: list[Any], token: str, to: str, units: int) -> str:
+        """Send for ten times the fee of what waits for the next block, so as to come before it there; return the transaction's id."""
+        fee = 10 * max(int(each["maxFeePerGas"], 16) for each in waiting)
+        transfer = self._chain.token(token).functions.transfer(to.rpartition(":")[2], units)
+        return self._hand_in(transfer, maxFeePerGas=fee, maxPriorityFeePerGas=fee)
 
     def why_not(self, token: str, to: str, units: int) -> str:
         """Return why the chain would not take a transfer, in the contract's own words."""
@@ -243,6 +275,10 @@ class Solana:
         data = self._data(associated_account(Pubkey.from_string(account.rpartition(":")[2]), _mint(token)))
         return decode_token_account(data).units if data else 0
 
+    def holding_ahead(self, token: str, account: str) -> int:
+        """Return what an account will hold: the same, since what this node takes is in a block at once."""
+        return self.holding(token, account)
+
     def multiplier(self, token: str) -> int:
         """Return the multiplier in force by the chain's clock, at scale 1e18."""
         scaled = decode_mint(self._data(_mint(token))).scaled_ui_amount
@@ -278,6 +314,11 @@ class SolanaWallet:
 
     def send(self, token: str, to: str, units: int) -> str:
         return self._chain.run(self._transfer(token, to, units), self._key)
+
+    def burn(self, token: str, units: int) -> str:
+        """Destroy some, as every owner of a token of this kind may."""
+        mint, mine = _mint(token), self._key.pubkey()
+        return self._chain.run([token_2022.burn(mint, associated_account(mine, mint), mine, units=units, decimals=8)], self._key)
 
     def why_not(self, token: str, to: str, units: int) -> str:
         """Return why the chain would not take a transfer, in the program's own words."""

@@ -4,9 +4,10 @@ A small exchange and issuer comes to life (exchange_story.py, in a process of it
 the middle of its trading, started again, and nothing it acknowledged is missing. The log is replayed and verified with the command line,
 and a receipt is proved and checked. Then the same book is served over gRPC (brokers_story.py): issuer, custodian, two brokers, an
 exchange and an auditor each with a token, refusals across brokers, the server killed while brokers retry. Then its units go on two chains
-(chains_story.py), a real EVM node and a real Solana node: to wallets and back, from chain to chain, by force, through a halt and a split,
-with the worker killed, until somebody mints behind the ledger's back. The auditor streams the log, replays it and verifies it. At the end
-stand the books.
+(chains_story.py), a real EVM node and a real Solana node: to wallets and back, from chain to chain, by force and past an owner who is
+faster, to a holder who is frozen meanwhile (in_flight_story.py), through a halt and a split, beside another issuer's token in an
+exchange's wallets (omnibus_story.py), with the worker killed, until somebody mints behind the ledger's back. The auditor streams the log,
+replays it and verifies it. At the end stand the books.
 """
 
 from __future__ import annotations

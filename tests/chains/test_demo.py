@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,8 +20,53 @@ from evm_node import ANVIL
 from solana_node import PACKAGE
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.py"
+FINAL = (
+    "issuer issues 500 to ana on Ethereum",
+    "issuer issues 300 to ana on Solana",
+    "ben withdraws 120 from the book to Ethereum",
+    "ben withdraws 60 from the book to Solana",
+    "ana redeems 20 from her wallet on Solana: burned there",
+    "... seen final, burned, and 100 credited to book:ana",
+    "ana moves 80 from Ethereum to Solana",
+    "ben moves 10 from Solana to Ethereum",
+    "the bailiff moves 50 from mallory's wallet to ana's",
+    "the bailiff freezes ben's wallet on Solana",
+    "cleo's 10 on Ethereum, which were sent",
+    "cleo's 10 on Solana, which were sent",
+    "cleo is frozen, on Ethereum",
+    "cleo is frozen, on Solana",
+    "the bailiff takes the 30 where they are",
+    "... and the 5 that are left on Solana",
+    "TSLAx is halted, on Ethereum",
+    "TSLAx is halted, on Solana",
+    "the chains are told ahead, on Ethereum",
+    "the chains are told ahead, on Solana",
+    "the 80 are swept to the hot wallet",
+    "ben withdraws 12 SHOPx from there to his own wallet",
+)
+"""What is under way and ends well: told on one line, with how it ended."""
 FINDINGS = (
-    "final",
+    "in between, burned and not minted yet: ",
+    "the redemption is filled and settled: book:ana has 100 TSLAx and 5,000 USDC",
+    "the token's own log says why: 'Amtsgericht 12 C 34/26'",
+    "decided last and signed first: on both chains the freeze went before all that waited",
+    "on Ethereum, and tries to send 1: ERC7943InsufficientUnfrozenBalance",
+    "on Solana, and tries to send 1: Error: Account is frozen",
+    "their units wait in transit: 2 to Ethereum, HOLDER_FROZEN, 2 to Solana, HOLDER_FROZEN",
+    "HOLDER_FROZEN: holder cleo is frozen (freezing order 9/26)",
+    "(ERC20InsufficientBalance)",
+    "has 500000000 raw units, not 2000000000)",
+    "BURN_UNDECIDED, expected 0, found 15",
+    "a wallet of nobody known. The law follows:",
+    "OperationPaused",
+    "the reader saw it take effect on Ethereum in block ",
+    "the reader saw it take effect on Solana in slot ",
+    "nobody knows whose they are, and unattributed:eip155:31337 has 20",
+    "unattributed:eip155:31337 has 0, book:ana has 20",
+    "noted, no divergence; in the book it is 1 and book:ben has 80",
+    "the hot wallet holds 88; the reserve, which is what is final there, is 88; the book owes 88",
+    "(the chain refuses it: ERC7943CannotReceive",
+    "book:mallory has 50 again, nothing is on its way",
     "*** SIGKILL: 16 decided",
     "24 withdrawals, each once",
     "a unit stands for 3 on Ethereum and 3 on Solana; in the ledger 3",
@@ -65,6 +111,8 @@ def test_the_chains_of_the_demo(tmp_path: Path) -> None:
             told, _ = demo.communicate(timeout=60)
             pytest.fail(f"it goes on and on; its last lines are\n{told[-3000:]}")
     assert demo.returncode == 0, told[-3000:]
+    for flow in FINAL:
+        assert re.search(rf"^ +{re.escape(flow)} .*\bfinal\b", told, re.MULTILINE), flow
     for finding in FINDINGS:
         assert finding in told
     assert list(tmp_path.iterdir()) == []
