@@ -28,6 +28,7 @@ from stockledger.v1.accounts_pb2 import (
     InvestorClass,
     ListRegisterRequest,
     OpenAccountRequest,
+    RecoverWalletRequest,
     RegisterHolderRequest,
 )
 from stockledger.v1.approvals_pb2 import ApproveCommandRequest, GrantRoleRequest, Role
@@ -268,6 +269,9 @@ class Market:
         request = ForceTransferRequest(instrument=SYMBOL, source=source, destination=destination, units=units)
         request.legal_reference, request.cause = "court order 12/2026", "judgment"
         self.do(request, principal="enforcer")
+
+    def recover_wallet(self, lost: str, account: str) -> None:
+        self.do(RecoverWalletRequest(lost_account=lost, account=account, evidence="affidavit 2026-117"), principal="enforcer")
 
     def set_multiplier(self, expected: int, multiplier: int) -> None:
         self.do(SetMultiplierRequest(instrument=SYMBOL, expected_multiplier=str(expected), multiplier=str(multiplier), cause="split"))

@@ -18,6 +18,7 @@ from stockledger.v1.accounts_pb2 import (
     UnfreezeUnitsRequest,
 )
 from stockledger.v1.chains_pb2 import (
+    AbandonInstructionRequest,
     AmendDeploymentRequest,
     AnchorCheckpointRequest,
     ChainCapability,
@@ -88,6 +89,27 @@ class Instructions(ConformanceBase):
         market.settle()
         market.check({first: 0, second: 1000})
         assert market.rig.controls(market.token, [first]).frozen == {first}
+
+    def test_a_lost_wallet_is_recovered(self, market: Market) -> None:
+        """It is frozen, and what it holds goes to another wallet of its holder, though a burn that was asked for before waits for ever."""
+        needs(market, _C.CHAIN_CAPABILITY_FREEZE)
+        needs(market, _C.CHAIN_CAPABILITY_FORCE_TRANSFER)
+        lost, kept = market.wallets[0], market.make_wallet("h-1")
+        market.transfer("book:alice", lost, 1000)
+        market.settle()
+        market.transfer(lost, "book:alice", 300)
+        market.recover_wallet(lost, kept)
+        assert market.units(lost) == 1000, "the chain decides"
+        market.settle()
+        market.check({lost: 300, kept: 700})
+        assert market.rig.controls(market.token, [lost, kept]).frozen == {lost}
+        (burn,) = market.instructions()
+        assert burn.blocked_by == "ACCOUNT_FROZEN"
+        market.do(AbandonInstructionRequest(instruction=burn.instruction, cause="the wallet is lost"))
+        market.recover_wallet(lost, "book:alice")
+        market.settle()
+        market.check({lost: 0, kept: 700, "book:alice": UNITS - 700})
+        assert market.rig.controls(market.token, [lost]).frozen == {lost}
 
     def test_a_freeze_stops_what_was_not_recorded(self, market: Market) -> None:
         first, _ = market.wallets

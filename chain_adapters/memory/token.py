@@ -2,7 +2,7 @@
 
     operation        who signs                       fails with
     mint             MINTER                          PAUSED, ACCOUNT_BARRED, ALLOTMENT_EXCEEDED
-    burn             BURNER, or the owner            PAUSED, ACCOUNT_BARRED, UNITS_INSUFFICIENT
+    burn             BURNER, or the owner            PAUSED, ACCOUNT_BARRED (not BURNER with a legal ground), UNITS_INSUFFICIENT
     transfer         the owner                       PAUSED, ACCOUNT_BARRED, UNITS_INSUFFICIENT
     force_transfer   ENFORCER                        ACCOUNT_BARRED (destination), UNITS_INSUFFICIENT
     freeze, freeze_units                 ENFORCER
@@ -109,10 +109,12 @@ class Token:
         self._add(destination, raw)
         return [{"kind": "MINT", "destination": destination, "raw": str(raw)}]
 
-    def _burn(self, operation: dict[str, Any], _: Collection[str], __: int) -> list[dict[str, Any]]:
+    def _burn(self, operation: dict[str, Any], signers: Collection[str], _: int) -> list[dict[str, Any]]:
         source, raw = operation["source"], int(operation["raw"])
         self._check_running("REDEEM")
-        self._check_party(source)
+        forced = bool(operation.get("reason")) and self.roles.get("BURNER") in signers
+        if not forced:
+            self._check_party(source)
         self._take(source, raw)
         self.supply -= raw
         return [{"kind": "BURN", "source": source, "raw": str(raw)}]

@@ -1,6 +1,7 @@
 """Checks that many rules share, in the order of precedence of errors.proto.
 
-A check either returns what it looked up or raises the refusal. `check_movement` is the one gate of every decided movement.
+A check either returns what it looked up or raises the refusal. `check_movement` is the one gate of decided movements
+within the book, but for what is forced or put right (rules/eligibility.py says where these are listed).
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ command          event
 SetEligibility   EligibilitySet
 
 The rule in force on a day (UTC) is the one with the latest effective_date that is not after it; `checks.check_eligible` asks it about
-the destination of every decided movement.
+the destination of a decided movement. Which commands do not ask, since force and correction follow the law and not somebody's wish, is
+listed at SetEligibilityRequest in eligibility.proto, and nowhere else.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@
     FreezeUnits       UnitsFrozen
     UnfreezeUnits     UnitsUnfrozen
 
-A frozen holder or account takes no part in any decided movement: `checks.check_party` is the gate. Frozen units are a number that must
-stay behind, whatever the holding: 100 frozen of a holding of 60 means that nothing moves until more than 100 are there.
+A frozen holder or account takes no part in any decided movement, but for what is forced or put right (rules/eligibility.py says where
+these are listed): `checks.check_party` is the gate. Frozen units are a number that must stay behind, whatever the holding: 100 frozen of
+a holding of 60 means that nothing moves until more than 100 are there.
 """
 
 from __future__ import annotations

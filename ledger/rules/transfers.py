@@ -40,6 +40,7 @@ from stockledger.v1.transfers_pb2 import (
 
 if TYPE_CHECKING:
     from ledger.records import Account, Instrument
+    from ledger.rules.chains.crossings import Crossing
     from ledger.rules.context import Context, Decided
     from ledger.state import State
 
@@ -155,11 +156,20 @@ def _force_crossing(state: State, command: ForceTransferRequest, instrument: Ins
     crossing.check_places(state)
     check_account_open(crossing.destination)
     crossing.check_units(state, command.units, unfrozen_only=False)
-    event = UnitsTransferredByForce(
-        instrument=command.instrument, source=command.source, destination=command.destination, units=command.units
+    return [forced_crossing(crossing, command.units, command.legal_reference, command.cause)]
+
+
+def forced_crossing(crossing: Crossing, units: int, legal_reference: str, cause: str) -> UnitsTransferredByForce:
+    """Return the event of a transfer by force with an end at a chain."""
+    return UnitsTransferredByForce(
+        instrument=crossing.instrument.symbol,
+        source=crossing.source.name,
+        destination=crossing.destination.name,
+        units=units,
+        legal_reference=legal_reference,
+        cause=cause,
+        chain=crossing.chain,
     )
-    event.legal_reference, event.cause, event.chain = command.legal_reference, command.cause, crossing.chain
-    return [event]
 
 
 def evolve_force(state: State, event: UnitsTransferredByForce, decided: Decided) -> None:

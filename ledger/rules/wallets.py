@@ -2,7 +2,8 @@
 
 command         event
 BindWallet      WalletBound
-RecoverWallet   WalletRecovered, in parts of 256 instruments
+RecoverWallet   in the book WalletRecovered, in parts of 256 instruments; of a wallet at a chain WalletRecovered, and one
+                UnitsTransferredByForce for each instrument that the chain is to move
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ from ledger.errors import refusal
 from ledger.rules.accounts import add_account, change_account, give_account, next_account_number
 from ledger.rules.addresses import check_wallet
 from ledger.rules.approvals import check_role
+from ledger.rules.chains.crossings import Crossing, check_reachable, forcible_units
 from ledger.rules.checks import (
+    BOOK,
     check_account_open,
     check_holder,
     check_not_due,
     check_party,
     check_present,
     check_text,
+    find_account,
     find_book_account,
     find_holder,
 )
-from ledger.rules.transfers import check_two_accounts
+from ledger.rules.transfers import check_two_accounts, forced_crossing
 from ledger.wallet_signatures import evm_signer, hex_public_key, solana_public_key, solana_signed
 from stockledger.v1.accounts_pb2 import (
     BindWalletRequest,
@@ -38,12 +42,16 @@ from stockledger.v1.common_pb2 import Movement
 from stockledger.v1.errors_pb2 import Reason
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
     from ledger.records import Account
     from ledger.rules.context import Context, Decided
     from ledger.state import State
 
 MOVEMENTS_PER_ENTRY_MAX: Final = 256
 """At most 180 bytes each with the longest names: 46,080 of a leaf's 65,535 bytes."""
+RECOVERY: Final = "recovery of a lost wallet"
+"""The cause of what is moved by force at a chain; the legal ground is the evidence."""
 
 
 def wallet_text(ledger_id: str, account: str, holder: str) -> str:
@@ -99,17 +107,34 @@ def evolve_bound(state: State, event: WalletBound, decided: Decided) -> None:
         add_account(state, event.account, event.number, event.holder)
 
 
-def decide_recover(state: State, command: RecoverWalletRequest, context: Context) -> list[WalletRecovered]:
-    """Move everything by force. What is on hold or frozen must be dealt with first: no stop may be lost on the way."""
+def decide_recover(state: State, command: RecoverWalletRequest, context: Context) -> list[Message]:
+    """Move everything by force, in the book at once, from a wallet by its chain."""
     check_role(state, context, Role.ROLE_ENFORCER)
     check_present(lost_account=command.lost_account, account=command.account)
     check_text("evidence", command.evidence)
     check_two_accounts(command.lost_account, command.account)
-    lost = find_book_account(state, command.lost_account, "lost_account")
-    account = find_book_account(state, command.account)
+    lost, account = _find_accounts(state, command)
     check_account_open(lost)
-    if lost.holder != account.holder:
-        message = f"{lost.name} is of holder {lost.holder}, {account.name} of {account.holder}"
+    _check_one_holder(lost, account)
+    recover = _recover_in_book if lost.place == BOOK else _recover_at_chain
+    return recover(state, lost, account, command.evidence, context.decision_time_us)
+
+
+def _find_accounts(state: State, command: RecoverWalletRequest) -> tuple[Account, Account]:
+    """Return the lost account and the one that takes over. What is lost in the book stays in the book."""
+    lost = find_account(state, command.lost_account, "lost_account")
+    if lost.place == BOOK:
+        return lost, find_book_account(state, command.account)
+    check_reachable(state, lost)
+    account = find_account(state, command.account)
+    check_reachable(state, account)
+    return lost, account
+
+
+def _check_one_holder(lost: Account, account: Account) -> None:
+    """Refuse two accounts that are not of one holder. A wallet that nobody bound is nobody's to recover."""
+    if not lost.holder or lost.holder != account.holder:
+        message = f"{lost.name} is of holder {lost.holder!r}, {account.name} of {account.holder!r}"
         raise refusal(
             Reason.REASON_STATE_UNFIT,
             message,
@@ -118,14 +143,18 @@ def decide_recover(state: State, command: RecoverWalletRequest, context: Context
             holder=lost.holder,
             other_holder=account.holder,
         )
-    movements = _everything(state, lost, account, context.decision_time_us)
+
+
+def _recover_in_book(state: State, lost: Account, account: Account, evidence: str, now_us: int) -> list[Message]:
+    """What is on hold or frozen must be dealt with first: no stop may be lost on the way."""
+    movements = _everything(state, lost, account, now_us)
     check_party(state, account)
     _check_nothing_stopped(state, lost)
     return [
         WalletRecovered(
             lost_account=lost.name,
             account=account.name,
-            evidence=command.evidence,
+            evidence=evidence,
             movements=movements[start : start + MOVEMENTS_PER_ENTRY_MAX],
         )
         for start in range(0, max(len(movements), 1), MOVEMENTS_PER_ENTRY_MAX)
@@ -154,6 +183,25 @@ def _check_nothing_stopped(state: State, lost: Account) -> None:
                 f"{lost.name} has {held} {symbol} on hold and {frozen} frozen: release the holds, and freeze the units at the other account"
             )
             raise refusal(Reason.REASON_STATE_UNFIT, message, account=lost.name, instrument=symbol, held=held, frozen=frozen)
+
+
+def _recover_at_chain(state: State, lost: Account, account: Account, evidence: str, now_us: int) -> list[Message]:
+    """Have the chain freeze the wallet and move what is not promised already: who has its key would not wait for an unfreezing."""
+    taken: list[tuple[Crossing, int]] = []
+    for symbol in sorted(state.instruments):
+        instrument = state.instruments[symbol]
+        units = forcible_units(state, instrument, lost)
+        if units:
+            taken.append((Crossing(state, instrument, lost, account, forced=True), units))
+    for crossing, _ in taken:
+        check_not_due(crossing.instrument, now_us)
+    for crossing, _ in taken:
+        crossing.check_places(state)
+    check_party(state, account)
+    for crossing, units in taken:
+        crossing.check_units(state, units, unfrozen_only=False)
+    recovered = WalletRecovered(lost_account=lost.name, account=account.name, evidence=evidence)
+    return [recovered, *(forced_crossing(crossing, units, evidence, RECOVERY) for crossing, units in taken)]
 
 
 def evolve_recovered(state: State, event: WalletRecovered, decided: Decided) -> None:

@@ -133,6 +133,23 @@ def test_roles_and_owners(story: Story) -> None:
     assert story.token.holdings == {story.wallet.address: 9, story.key.address: 1}
 
 
+def test_a_burn_with_a_legal_ground_passes_a_freeze_and_a_bar(story: Story) -> None:
+    """The owner's own does not, whatever ground it gives."""
+    burn = {"do": "burn", "source": story.wallet.address, "raw": "1"}
+    story.submit(story.payload(story.mint(), {"do": "freeze", "source": story.wallet.address, "frozen": True}))
+    story.submit(story.payload(burn, number=1))
+    story.submit(story.payload(burn | {"reason": "court order 12/2026"}, number=2))
+    story.submit(story.payload({"do": "bar", "account": story.wallet.address, "barred": True}, number=3))
+    story.submit(story.payload(burn | {"reason": "court order 12/2026"}, number=4))
+    owners = story.payload(burn | {"reason": "mine"}, key=story.wallet.address)
+    story.submit(owners, story.wallet)
+    story.chain.produce()
+    failures = [each.failure for each in story.chain.head.transactions if each.payload != owners]
+    assert failures == ["", "ACCOUNT_BARRED", "", "", ""]
+    assert [each.failure for each in story.chain.head.transactions if each.payload == owners] == ["ACCOUNT_BARRED"]
+    assert story.token.supply == 3
+
+
 def test_one_time_values_change_with_each_use() -> None:
     story = Story(ONE_TIME_VALUE)
     account = f"{story.key.address}.0"

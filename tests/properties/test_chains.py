@@ -25,7 +25,13 @@ from scenario import Scenario, enforcer, stock, two_holders
 from ledger import LedgerError
 from ledger.snapshots import decode_state, encode_state
 from ledger.verify import check_books
-from stockledger.v1.accounts_pb2 import FreezeAccountRequest, FreezeHolderRequest, UnfreezeAccountRequest, UnfreezeHolderRequest
+from stockledger.v1.accounts_pb2 import (
+    FreezeAccountRequest,
+    FreezeHolderRequest,
+    RecoverWalletRequest,
+    UnfreezeAccountRequest,
+    UnfreezeHolderRequest,
+)
 from stockledger.v1.approvals_pb2 import ApproveCommandRequest
 from stockledger.v1.chains_pb2 import (
     AbandonInstructionRequest,
@@ -112,6 +118,7 @@ class Chains:
         self.random = random
         books = self.books = Scenario().given(*two_holders(), enforcer(), *one_chain(), register(B), deploy(chain=B), set_key(f"{B}:key"))
         books.given(stock("OMNIx", "US5949181045", backing=Backing.BACKING_OMNIBUS), bound("alice", "h-1", B), bound("bob", "h-2", B))
+        books.given(bound("other", "h-1"), bound("other", "h-1", B))
         books.given(omnibus(wallets=[wallet("hot"), wallet("cold")]), *(set_key(wallet(who)) for who in ("hot", "deposit")))
         books.given(addresses((wallet("deposit"), "book:alice"), (wallet("deposit", B), "book:bob")))
         for name in ("book:alice", "book:bob"):
@@ -134,6 +141,7 @@ class Chains:
                 lambda: self.redeem(draw([("alice", "book:alice"), ("bob", "book:bob")]), chain, few),
                 lambda: self.freeze(draw(["h-1", "h-2"]), draw(ENDS), pick(0, 3)),
                 *[lambda: self.freeze(draw(["h-1", "h-2"]), draw(ENDS), draw([1, 3]))] * 4,
+                lambda: self.recover(draw(["alice", "bob"]), chain, draw(CHAINS)),
                 lambda: self.halt(draw(Operation.values()[1:]), halted=pick(1, 6) == 1),
                 lambda: self.halt_on_divergence(chain, halting=pick(1, 4) == 1),
                 lambda: self.give_up(pick(0, 50), draw([0, BARRED]), draw(["", "book:alice", wallet("bob", B)])),
@@ -201,6 +209,11 @@ class Chains:
                 UnfreezeAccountRequest(account=account, legal_reference="x"),
             ][kind]
         )
+
+    def recover(self, who: str, chain: str, other: str) -> None:
+        """Recover a lost wallet to another one, at its chain or another, or into the book."""
+        account = self.random.choice([f"book:{who}", wallet("other", other)])
+        self.ask(RecoverWalletRequest(lost_account=wallet(who, chain), account=account, evidence="x"), "enforcer")
 
     def halt(self, operation: Any, *, halted: bool) -> None:
         self.ask(

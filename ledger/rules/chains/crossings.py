@@ -7,7 +7,7 @@
     native       another native     nothing              BURN there, MINT here
     native       the same, forced   nothing              FORCE_TRANSFER
 
-Transfers, transfers by force, issuance and redemption come through here; what follows on chain is derived by the projection.
+Transfers, transfers by force, recoveries, issuance and redemption come through here; what follows on chain is derived by the projection.
 """
 
 from __future__ import annotations
@@ -93,15 +93,26 @@ def _unfit(account: Account, why: str) -> Exception:
     return refusal(Reason.REASON_PLACE_UNFIT, f"{account.name} {why}", account=account.name)
 
 
-def _deployment_at(state: State, instrument: Instrument, account: Account, *, forced: bool = False) -> Deployment | None:
-    """Return the deployment at an account's chain, or None for one in the book; of a deposit address only for taking by force."""
+def check_reachable(state: State, account: Account, *, forced: bool = False) -> None:
+    """Refuse an account at no registered chain, and an address that stands for another one, from which only force takes units."""
     if account.place == BOOK:
-        return None
+        return
     if account.place not in state.chains:
         raise _unfit(account, "is neither in the book nor at a registered chain")
     if account.name in state.deposit_addresses and not forced:
         raise _unfit(account, f"stands for {state.deposit_addresses[account.name]}, by which it is reached")
-    return find_usable_deployment(state, instrument.symbol, account.place)
+
+
+def _deployment_at(state: State, instrument: Instrument, account: Account, *, forced: bool = False) -> Deployment | None:
+    """Return the deployment at an account's chain, or None for one in the book."""
+    check_reachable(state, account, forced=forced)
+    return None if account.place == BOOK else find_usable_deployment(state, instrument.symbol, account.place)
+
+
+def forcible_units(state: State, instrument: Instrument, account: Account) -> int:
+    """Return the units that force may take of an account: frozen ones too, none on hold, and none that are promised already."""
+    promised = state.promised.get((instrument.number, account.number), 0)
+    return max(state.holding(instrument.number, account.number) - state.held(instrument.number, account.number) - promised, 0)
 
 
 def check_available(state: State, instrument: Instrument, account: Account, units: int, *, unfrozen_only: bool = True) -> None:

@@ -233,6 +233,10 @@ def _account_frozen(state: State, event: Any, decided: Decided) -> Iterator[Inst
     yield from _freezes(state, state.accounts[event.account], decided, event.legal_reference)
 
 
+def _wallet_recovered(state: State, event: Any, decided: Decided) -> Iterator[Instruction]:
+    return _freezes(state, state.accounts[event.lost_account], decided, event.evidence)
+
+
 def _wallet_bound(state: State, event: Any, decided: Decided) -> Iterator[Instruction]:
     account = state.accounts[event.account]
     holder = state.holders[account.holder]
@@ -401,6 +405,7 @@ PROJECTED: Final[dict[str, Projection]] = {
     "account_frozen": _account_frozen,
     "account_unfrozen": _account_frozen,
     "wallet_bound": _wallet_bound,
+    "wallet_recovered": _wallet_recovered,
     "units_frozen": _units_frozen,
     "units_unfrozen": _units_frozen,
     "instrument_halted": _halted,

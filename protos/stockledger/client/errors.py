@@ -6,7 +6,7 @@
     |-- RequestIdRefused    the request id was used, is too old, or too new     never the same request again
     |-- NotFound            something named does not exist                      after a change of state
     |-- RuleViolated        the books do not allow it now                       after a change of state
-    |   `-- ActionDue       a due step must be taken first                      once TakeDueSteps was booked
+    |   `-- ActionDue       a due step must be taken first                      once that step was booked
     |-- BeyondLog           an index or size that is not there yet              after growth
     |-- Overloaded          too much at once                                    the client has tried again already
     |-- Unavailable         the store, a chain or the leader is away            the client has tried again already

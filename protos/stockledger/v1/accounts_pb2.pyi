@@ -993,10 +993,15 @@ Global___BindWalletResponse: _TypeAlias = BindWalletResponse  # noqa: Y015
 @_typing.final
 class RecoverWalletRequest(_message.Message):
     """Recover what stands on a lost account of a holder to another account of the same holder: a forced transfer of every holding, which halts, eligibility and a
-    freeze of the lost account do not stop. Holds on it must be released and frozen units be frozen at the other account before. The lost account ends frozen,
-    with the evidence as its legal reference. Both accounts are in the book. Needs ROLE_ENFORCER and approval by default.
+    freeze of the lost account do not stop. The lost account ends frozen, with the evidence as its legal reference. Needs ROLE_ENFORCER and approval by default.
+    In the book both accounts are there. Holds must be released and frozen units be frozen at the other account before.
+    A wallet at a chain is recovered by what ForceTransfer does there (docs/chains.md): to a wallet of the same chain, or of another one, or to an account in the book.
+    Nothing is booked but the decision until the chain has done it; the wallet is frozen there too. Units promised already (of open burns) are left to what they are promised to;
+    frozen ones are taken. One token that cannot be forced bars all. What the wallet has of somebody else's token is in no book: its issuer recovers that.
+    What comes to it later is recovered by the same command again.
     Refusals in order: NOT_PERMITTED, FIELD_*, SAME_ACCOUNT, ACCOUNT_NOT_FOUND (lost_account, then account), ACCOUNT_RESERVED, PLACE_UNFIT, ACCOUNT_CLOSED (lost_account),
-    STATE_UNFIT (of two holders), ACTION_DUE, ACCOUNT_CLOSED, ACCOUNT_FROZEN, HOLDER_NOT_ACTIVE, HOLDER_FROZEN (account), STATE_UNFIT (units on hold, or frozen).
+    STATE_UNFIT (of two holders, or of none), DEPLOYMENT_NOT_FOUND, CHAIN_INCAPABLE, ACTION_DUE, PLACE_HALTED, ACCOUNT_CLOSED, ACCOUNT_FROZEN, HOLDER_NOT_ACTIVE, HOLDER_FROZEN
+    (account), ALLOTMENT_EXCEEDED, STATE_UNFIT (units on hold, or frozen, in the book).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1012,7 +1017,7 @@ class RecoverWalletRequest(_message.Message):
     validate_only: _builtins.bool
     """Check and answer as if booked, and book nothing. Example: true."""
     lost_account: _builtins.str
-    """The account that is lost. Example: "book:alice-old"."""
+    """The account that is lost: in the book, or a wallet at a registered chain. Example: "book:alice-old"."""
     account: _builtins.str
     """The account that takes over. Example: "book:alice"."""
     evidence: _builtins.str
@@ -1416,7 +1421,9 @@ Global___WalletBound: _TypeAlias = WalletBound  # noqa: Y015
 
 @_typing.final
 class WalletRecovered(_message.Message):
-    """Every holding of a lost account went to another account of the same holder, or a part of them; parts apply together."""
+    """Every holding of a lost account went to another account of the same holder, or a part of them; parts apply together. Of a wallet at a chain none went yet:
+    each that the chain is to move is a UnitsTransferredByForce of the same booking.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1432,7 +1439,7 @@ class WalletRecovered(_message.Message):
     """Reference to the evidence. Example: "affidavit 2026-117"."""
     @_builtins.property
     def movements(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Movement]:
-        """What moved. Example: [{instrument: "AAPLx", units: 100}]."""
+        """What moved; empty where a chain decides. Example: [{instrument: "AAPLx", units: 100}]."""
 
     def __init__(
         self,

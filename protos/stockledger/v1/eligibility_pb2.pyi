@@ -71,6 +71,8 @@ Global___EligibilityRule: _TypeAlias = EligibilityRule  # noqa: Y015
 class SetEligibilityRequest(_message.Message):
     """Add a dated rule to an instrument; the rule in force is the one with the latest effective_date not after the day of the decision,
     and of two for one date the one set last. It bars decided movements to who may not hold; nobody loses what he holds.
+    Not barred is what follows an order of law or puts something right, whatever who takes may hold: ForceTransfer and RecoverWallet; ReverseTransfer; AbandonInstruction, which
+    gives units back to their holder; ResolveDivergence, by which somebody bears what a chain did. What a chain did itself is observed, and no rule bars it.
     Refusals in order: FIELD_MISSING, FIELD_MALFORMED, INSTRUMENT_NOT_FOUND, INSTRUMENT_RETIRED.
     """
 

@@ -101,8 +101,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_INSTRUMENT_KIND_UNFIT: _Reason.ValueType  # 52
     """The instrument's kind does not fit. Example: {instrument: "USDC", needed: "a security"}."""
     REASON_ACTION_DUE: _Reason.ValueType  # 53
-    """A due step of a corporate action, or of a hold, has not been taken; TakeDueSteps takes it.
-    Example: {action: "NVDA-2024-SPLF", due_time: "2024-06-10T00:00:00Z"}.
+    """A due step has not been taken: of a corporate action, which FixEntitlements or ExecuteAction takes; or of a hold that has expired, which TakeDueSteps takes
+    (metadata hold). Example: {instrument: "NVDAx", due_time: "2024-06-10T00:00:00Z"}.
     """
     REASON_INSTRUMENT_RETIRED: _Reason.ValueType  # 54
     """The instrument is retired. Example: {instrument: "AAPLx"}."""
@@ -286,8 +286,8 @@ REASON_ACCOUNT_RESERVED: Reason.ValueType  # 51
 REASON_INSTRUMENT_KIND_UNFIT: Reason.ValueType  # 52
 """The instrument's kind does not fit. Example: {instrument: "USDC", needed: "a security"}."""
 REASON_ACTION_DUE: Reason.ValueType  # 53
-"""A due step of a corporate action, or of a hold, has not been taken; TakeDueSteps takes it.
-Example: {action: "NVDA-2024-SPLF", due_time: "2024-06-10T00:00:00Z"}.
+"""A due step has not been taken: of a corporate action, which FixEntitlements or ExecuteAction takes; or of a hold that has expired, which TakeDueSteps takes
+(metadata hold). Example: {instrument: "NVDAx", due_time: "2024-06-10T00:00:00Z"}.
 """
 REASON_INSTRUMENT_RETIRED: Reason.ValueType  # 54
 """The instrument is retired. Example: {instrument: "AAPLx"}."""
