@@ -83,6 +83,8 @@ from stockledger.v1.errors_pb2 import Reason
 NAMESPACE: Final = "eip155"
 ASSET_NAMESPACE: Final = "erc20"
 FEE_MAX_WEI: Final = 500 * 10**9
+TIP_PATIENCE_SECONDS: Final = 60
+"""A tip is held against today's once a block is final that was made so long after the version was recorded, and did not take it."""
 FINAL_AFTER_SECONDS: Final = 900
 """Two epochs of 32 slots of 12 s, and a part of the one a transaction is in."""
 ACCOUNTS_PER_CALL: Final = 200
@@ -236,7 +238,7 @@ class EvmAdapter:
         last = transaction.versions[-1]
         old = read_payload(last.payload)
         idle = cancel and not last.instructions
-        if (not cancel or idle) and not is_underpriced(old.fees, self._base_fee(view)):
+        if (not cancel or idle) and not self._is_underpriced(view, transaction, self._final(view)):
             return None
         fees = replacement_fees(old.fees, self.fees(view), most=self._fee_max)
         if fees is None:
@@ -270,10 +272,10 @@ class EvmAdapter:
         if block_number is not None:
             is_final = block_number <= self._finalised.number or block_number <= self._final(view).number
             return Fate(FateKind.LANDED if is_final else FateKind.PENDING)
-        final = self._final(view).number
+        final = self._final(view)
         newest = view.newest()
         if view.count(sender, newest) <= number:
-            underpriced = is_underpriced(read_payload(last.payload).fees, self._base_fee(view))
+            underpriced = self._is_underpriced(view, transaction, final)
             return Fate(FateKind.UNSEEN if known is None else FateKind.PENDING, underpriced=underpriced)
         versions = digests(transaction.versions)
         for block, entry in view.sent(sender, transaction.cursor_number, newest, number):
@@ -281,7 +283,7 @@ class EvmAdapter:
                 continue
             position = position_of(block)
             if version_of(entry, versions) is not None:
-                return Fate(FateKind.LANDED if position.number <= final else FateKind.PENDING)
+                return Fate(FateKind.LANDED if position.number <= final.number else FateKind.PENDING)
             return self._death(view, first, position, str(entry["hash"]), cursor)
         # Its number was gone when it was recorded: up to there the reader had seen everything, and not this.
         position = view.position(cursor.number)
@@ -466,11 +468,25 @@ class EvmAdapter:
 
     def fees(self, view: ChainView) -> Fees:
         """Return the fees to offer now, within the operator's limits."""
+        return fees_now(self._base_fee(view), self._priority(view), most=self._fee_max)
+
+    def _priority(self, view: ChainView) -> int:
+        """Return what to offer the proposer now, in wei: what the node suggests, and no less than the operator's least."""
         try:
-            priority = view.node.number("eth_maxPriorityFeePerGas")
+            suggested = view.node.number("eth_maxPriorityFeePerGas")
         except NodeRefused:
-            priority = 0
-        return fees_now(self._base_fee(view), max(priority, self._priority_min), most=self._fee_max)
+            suggested = 0
+        return max(suggested, self._priority_min)
+
+    def _is_underpriced(self, view: ChainView, transaction: OpenTransaction, final: ChainPosition) -> bool:
+        """Tell whether a last version that has not landed needs other fees: at once below the base fee, for its tip once it has waited.
+
+        Tips go up and down with every block, so one is only asked about after blocks that did not take it are final. Each replacement
+        begins to wait anew, and offers more by a whole step: a change of fees leads to few of them.
+        """
+        waited = final.time.seconds - transaction.last_time.seconds >= TIP_PATIENCE_SECONDS
+        fees = read_payload(transaction.versions[-1].payload).fees
+        return is_underpriced(fees, self._base_fee(view), self._priority(view) if waited else 0)
 
     def _signed(self, transaction: Transaction) -> bytes:
         signer = self._settings.signers.get(transaction.key)

@@ -106,7 +106,9 @@ Fact = Moved | InstructionDone | InstructionDead | MultiplierSet | FreezeSet | P
 
 
 def read_fact(topics: Sequence[bytes], data: bytes) -> Fact | None:
-    """Read one log entry of a token; None for one that says nothing the other facts do not (approvals, Frozen, ForcedTransfer, Paused).
+    """Read one log entry of a token; None for one that the books do not need.
+
+    Such are approvals and permits, the terms of the token, and Frozen, ForcedTransfer and Paused, which say what other facts do too.
 
     Raises: NotDecodable if it is not what its topic says.
     """

@@ -156,9 +156,14 @@ def replacement_fees(old: Fees, now: Fees, *, most: int) -> Fees | None:
     return raised if raised.most <= most else None
 
 
-def is_underpriced(fees: Fees, base_fee: int) -> bool:
-    """Tell whether the next block would not take it: it pays less than the base fee."""
-    return fees.most < base_fee
+def is_underpriced(fees: Fees, base_fee: int, priority: int = 0) -> bool:
+    """Tell whether it pays less than the base fee, or what that leaves of it is a whole replacement below the `priority` proposers get.
+
+    With `priority` 0 the base fee alone is looked at. All in wei for a unit of gas.
+    Example: `is_underpriced(Fees(108, 50), 100, 10)`, for 8 are left and 10 replace them; not so `Fees(109, 50)`, which 11 replace.
+    """
+    left = min(fees.priority, fees.most - base_fee)
+    return left < 0 or _raised(left) <= priority
 
 
 def _raised(fee: int) -> int:

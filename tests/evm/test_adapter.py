@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,10 +18,11 @@ from evm_world import CHAIN, DEPTH, World
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from chain_adapters.evm import roles, token_calls
-from chain_adapters.evm.adapter import connect
+from chain_adapters.evm.adapter import TIP_PATIENCE_SECONDS, connect
 from chain_adapters.evm.codec import encode_call
 from chain_adapters.evm.deployment import plan_issuer, plan_token
 from chain_adapters.evm.token_calls import Pause
+from chain_adapters.evm.transactions import read_payload
 from chain_adapters.fault_proxy import FAULTS, FaultProxy
 from chain_adapters.protocol import (
     ENTRY_POINTS,
@@ -54,6 +55,7 @@ from stockledger.v1.reserves_pb2 import Reserve
 
 K = ObservationKind
 NATIVE = DeploymentKind.DEPLOYMENT_KIND_NATIVE
+GWEI = 10**9
 
 
 @pytest.fixture
@@ -227,6 +229,74 @@ def test_what_is_stuck_is_replaced_under_the_same_number(world: World):
     assert [one.instruction for one in observations] == ["1-0"]
     assert landed.payload_digest == hashlib.sha256(newer.payload).digest()
     assert world.market.units("bob") == 5
+
+
+@contextlib.contextmanager
+def full_blocks(world: World, gas_limit: int) -> Iterator[Callable[[int, int], None]]:
+    """Give `mine(tip_gwei, seconds)`: a block in which somebody pays that tip, and then there is too little room for `gas_limit`."""
+    node = world.node
+    usual = node.call("eth_getBlockByNumber", "latest", False)["gasLimit"]
+
+    def mine(tip_gwei: int, seconds: int) -> None:
+        fees = {"maxPriorityFeePerGas": hex(tip_gwei * GWEI), "maxFeePerGas": hex((tip_gwei + 1) * GWEI)}
+        node.call("eth_sendTransaction", {"from": world.market["mallory"], "to": world.market["mallory"], "gas": hex(21_000), **fees})
+        node.mine_at(node.time() + seconds)
+
+    node.call("evm_setAutomine", False)
+    node.call("evm_setBlockGasLimit", hex(gas_limit + 20_000))
+    try:
+        yield mine
+    finally:
+        node.call("evm_setBlockGasLimit", usual)
+        node.call("evm_setAutomine", True)
+        world.mine()
+
+
+def test_what_others_outbid_is_replaced_once_it_has_waited(world: World):
+    """Anvil takes transactions by the most they pay, as others do by the tip; both are low here."""
+    world.node.call("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
+    world.mine()
+    world.record(world.wanted("MINT", 5, destination="bob"))
+    (opened,) = world.open
+    first = read_payload(opened.versions[0].payload)
+    assert first.fees.priority == GWEI
+
+    def found() -> tuple[bool, bool]:
+        """Ask both verbs; they say the same."""
+        return world.fresh().fate(opened, world.cursor).underpriced, world.fresh().replace(opened) is not None
+
+    with full_blocks(world, first.gas_limit) as mine:
+        world.send()
+        for _ in range(DEPTH + 1):
+            mine(5, (TIP_PATIENCE_SECONDS - 1) // (DEPTH + 1))
+        assert found() == (False, False), "outbid, but no block is final that was made long enough after it"
+        for _ in range(DEPTH):
+            mine(5, TIP_PATIENCE_SECONDS)
+        assert world.count("minter") == first.nonce, "passed over"
+        assert found() == (False, False), "such blocks are there, but not final"
+        mine(5, 1)
+        assert found() == (True, True)
+        limited = connect(dataclasses.replace(world.settings, options={"fee_max_wei": str(first.fees.most)}))
+        assert limited.fate(opened, world.cursor).underpriced
+        assert limited.replace(opened) is None, "the operator offers no more"
+        newer = world.fresh().replace(opened)
+        assert read_payload(newer.payload).fees.priority == 5 * GWEI
+        world.record_newer(opened, newer)
+        for tip in (8, 8, 8):
+            mine(tip, 1)
+        assert found() == (False, False), "it has to wait again"
+        for tip in (5, 5, 5):
+            mine(tip, TIP_PATIENCE_SECONDS)
+        assert world.count("minter") == first.nonce
+        assert found() == (False, False), "nobody pays more"
+        dearer = connect(dataclasses.replace(world.settings, options={"priority_min_wei": str(6 * GWEI)}))
+        assert dearer.fate(opened, world.cursor).underpriced, "the operator pays more from now on"
+        world.send()
+        mine(5, 1)
+        assert world.count("minter") == first.nonce + 1
+    world.mine(DEPTH + 1)
+    _, (landed,) = world.read()
+    assert landed.payload_digest == hashlib.sha256(newer.payload).digest()
 
 
 def test_a_cancellation_lands_instead(world: World):

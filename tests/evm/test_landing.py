@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,10 @@ def two_far_apart(world: World) -> tuple[int, int]:
     blocks = []
     for units in (5, 7):
         world.record(world.wanted("MINT", units, destination="bob"))
-        world.fresh().send(world.open[-1].versions[-1])  # the node mines it at once
+        sent = world.open[-1].versions[-1]
+        world.fresh().send(sent)
+        while world.count("minter") <= sent.sequence.number:  # the node mines it at once, and answers before
+            time.sleep(0.01)
         blocks.append(int(world.node.call("eth_blockNumber"), 16))
         world.mine(QUIET)
     first, second = blocks

@@ -98,7 +98,26 @@ def test_fees_stand_a_doubling_of_the_base_fee_and_never_pass_the_limit():
     assert fees_now(100, 3, most=1000) == Fees(203, 3)
     assert fees_now(100, 3, most=150) == Fees(150, 3)
     assert fees_now(100, 30, most=20) == Fees(20, 20)
-    assert (is_underpriced(Fees(99, 1), 100), is_underpriced(Fees(100, 1), 100)) == (True, False)
+
+
+# fees, base fee, what proposers get now: whether they are too low.
+@pytest.mark.parametrize(
+    ("fees", "base_fee", "priority", "too_low"),
+    [
+        (Fees(99, 1), 100, 0, True),
+        (Fees(100, 1), 100, 0, False),
+        (Fees(200, 8), 100, 10, True),
+        (Fees(200, 9), 100, 10, False),
+        (Fees(108, 50), 100, 10, True),
+        (Fees(109, 50), 100, 10, False),
+        (Fees(100, 0), 100, 1, True),
+        (Fees(200, 100), 50, 99, False),
+    ],
+)
+def test_fees_are_too_low_below_the_base_fee_or_a_replacement_step_below_what_proposers_get(
+    fees: Fees, base_fee: int, priority: int, too_low: bool
+):
+    assert is_underpriced(fees, base_fee, priority) is too_low
 
 
 def test_a_payload_is_made_again_from_what_the_chain_tells(market: Market):

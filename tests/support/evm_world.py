@@ -7,6 +7,7 @@ import dataclasses
 from eth_account import Account
 from evm_market import Market
 from evm_node import CHAIN_ID
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from chain_adapters.evm.adapter import connect
 from chain_adapters.evm.keys import LocalSigner
@@ -114,9 +115,16 @@ class World:
     def record(self, *instructions, adapter=None):
         """Prepare, and record as the ledger would."""
         prepared = (adapter or self.fresh()).prepare(instructions, self.state)
+        now = Timestamp(seconds=self.node.time())
         for transaction in prepared.transactions:
-            self.open.append(OpenTransaction(chain=CHAIN, versions=[transaction], cursor_number=self.cursor.number))
+            opened = OpenTransaction(chain=CHAIN, versions=[transaction], cursor_number=self.cursor.number, first_time=now, last_time=now)
+            self.open.append(opened)
         return prepared
+
+    def record_newer(self, opened, newer):
+        """Record another version of an open transaction as the ledger would."""
+        opened.versions.append(newer)
+        opened.last_time.FromSeconds(self.node.time())
 
     def send(self, adapter=None):
         for one in self.open:

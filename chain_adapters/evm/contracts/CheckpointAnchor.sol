@@ -64,6 +64,7 @@ contract CheckpointAnchor is AccessControlDefaultAdminRules {
         AccessControlDefaultAdminRules(adminDelay, admin)
     {
         origin = origin_;
+        emit DefaultAdminDelayChangeScheduled(adminDelay, uint48(block.timestamp));
         _grantRole(PUBLISHER_ROLE, publisher);
     }
 

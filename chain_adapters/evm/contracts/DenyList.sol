@@ -27,6 +27,7 @@ contract DenyList is AccessControlDefaultAdminRules, Instructions, IDenyList {
     /// @param admin Who grants roles.
     /// @param enforcer Who may list accounts.
     constructor(uint48 adminDelay, address admin, address enforcer) AccessControlDefaultAdminRules(adminDelay, admin) {
+        emit DefaultAdminDelayChangeScheduled(adminDelay, uint48(block.timestamp));
         _grantRole(ENFORCER_ROLE, enforcer);
     }
 

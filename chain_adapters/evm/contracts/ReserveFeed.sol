@@ -29,6 +29,11 @@ contract ReserveFeed is AccessControlDefaultAdminRules, Instructions, IAggregato
 
     Round[] private _rounds;
 
+    /// @notice The feed was created.
+    /// @param description What the answers are about.
+    /// @param decimals Decimals of the answers.
+    event TermsSet(string description, uint8 decimals);
+
     /// @notice A round was written.
     /// @param round Its number.
     /// @param shares The reserve, in `decimals`.
@@ -59,6 +64,8 @@ contract ReserveFeed is AccessControlDefaultAdminRules, Instructions, IAggregato
     {
         description = text;
         decimals = decimalCount;
+        emit TermsSet(text, decimalCount);
+        emit DefaultAdminDelayChangeScheduled(adminDelay, uint48(block.timestamp));
         _grantRole(PUBLISHER_ROLE, publisher);
     }
 

@@ -138,6 +138,17 @@ contract StockToken is
 
     bool private transient _reasonGiven;
 
+    /// @notice The token was set up.
+    /// @param name As shown; also of the EIP-712 domain of permits.
+    /// @param symbol As shown.
+    /// @param decimals Of the units.
+    event TermsSet(string name, string symbol, uint8 decimals);
+
+    /// @notice A permit was used; its Approval follows.
+    /// @param owner Who signed it.
+    /// @param nonce Its number; the account's next permit has the next.
+    event NonceUsed(address indexed owner, uint256 nonce);
+
     /// @notice What is frozen of an account was set.
     /// @param account Whose units.
     /// @param whole True if whatever it has and will have is frozen from now on.
@@ -238,6 +249,8 @@ contract StockToken is
         $.effectiveAt = uint64(block.timestamp);
         $.multiplier = $.nextMultiplier;
         $.allotment = terms.allotment;
+        emit TermsSet(terms.name, terms.symbol, terms.decimals);
+        emit DefaultAdminDelayChangeScheduled(terms.adminDelay, uint48(block.timestamp));
         emit UIMultiplierUpdated(0, terms.multiplier, block.timestamp);
         emit AllotmentSet(terms.allotment);
         for (uint256 i = 0; i < terms.grants.length; ++i) {
@@ -557,17 +570,26 @@ contract StockToken is
         ERC20Upgradeable._update(from, to, units);
     }
 
-    /// @dev Approvals and permits both pass here with an event; what a transfer uses up passes without. An approval can always be taken back.
+    /// @dev Approvals, permits and what a transfer or burn leaves of them all pass here, each with an event, so that events alone tell every
+    /// allowance. An approval can always be taken back.
     /// @param owner Whose units.
     /// @param spender Who may move them.
     /// @param value How many.
-    /// @param emitEvent True for an approval or a permit.
-    function _approve(address owner, address spender, uint256 value, bool emitEvent) internal override {
-        if (emitEvent && value > 0) {
+    /// @param given True for an approval or a permit; false for what is left, whose sides the transfer or burn checks.
+    function _approve(address owner, address spender, uint256 value, bool given) internal override {
+        if (given && value > 0) {
             _requireNotDenied(owner);
             _requireNotDenied(spender);
         }
-        ERC20Upgradeable._approve(owner, spender, value, emitEvent);
+        ERC20Upgradeable._approve(owner, spender, value, true);
+    }
+
+    /// @dev An Approval does not tell a permit from an approval, and so not how many permits an account has used.
+    /// @param owner Who signed the permit.
+    /// @return nonce Its number.
+    function _useNonce(address owner) internal override returns (uint256 nonce) {
+        nonce = super._useNonce(owner);
+        emit NonceUsed(owner, nonce);
     }
 
     /// @dev Who can create units can neither lift the limit on them nor give somebody the right to.

@@ -16,6 +16,13 @@ import {StockToken} from "./StockToken.sol";
 /// @dev Shares have 6 decimals more than the token, so who gives units to make others' deposits round to nothing loses a million times
 /// more than he can gain.
 contract WrappedStock is ERC4626 {
+    /// @notice The wrapper was created.
+    /// @param asset The token.
+    /// @param name As shown.
+    /// @param symbol As shown.
+    /// @param decimals Of the shares.
+    event TermsSet(address indexed asset, string name, string symbol, uint8 decimals);
+
     /// @notice Shares were taken from one account and given to another by an enforcer of the token.
     /// @param from Who lost them.
     /// @param to Who received them.
@@ -47,7 +54,9 @@ contract WrappedStock is ERC4626 {
     /// @param token The token.
     /// @param name As shown.
     /// @param symbol As shown.
-    constructor(StockToken token, string memory name, string memory symbol) ERC20(name, symbol) ERC4626(token) {}
+    constructor(StockToken token, string memory name, string memory symbol) ERC20(name, symbol) ERC4626(token) {
+        emit TermsSet(address(token), name, symbol, decimals());
+    }
 
     /// @notice Take shares from an account and give them to another, past freezes and pauses.
     /// @param from Who loses them.
@@ -119,6 +128,14 @@ contract WrappedStock is ERC4626 {
             if (shares > movable && shares <= balanceOf(from)) revert SharesFrozen(from, shares, movable);
         }
         ERC20._update(from, to, shares);
+    }
+
+    /// @dev What a transfer or withdrawal leaves of an approval is told like the approval, so that events alone tell every allowance.
+    /// @param owner Whose shares.
+    /// @param spender Who may move them.
+    /// @param value How many.
+    function _approve(address owner, address spender, uint256 value, bool) internal override {
+        ERC20._approve(owner, spender, value, true);
     }
 
     function _requireNotDenied(StockToken token, address account) private view {
