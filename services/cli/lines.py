@@ -9,7 +9,7 @@ import csv
 import itertools
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import ParseDict, ParseError
@@ -58,14 +58,15 @@ def read_commands(lines: Iterable[str], form: str | None) -> Iterator[Line]:
 
 
 def _json_line(number: int, text: str) -> Line:
+    name = ""
     try:
-        fields = json.loads(text)
-    except json.JSONDecodeError as error:
-        return Line(number, "", None, f"it is not JSON: {error.msg} at column {error.colno}")
-    if not isinstance(fields, dict):
-        return Line(number, "", None, "it is not a JSON object")
-    name = str(fields.pop(COMMAND, ""))
-    try:
+        fields = read_json(text)
+        if not isinstance(fields, dict):
+            raise LineError("it is not a JSON object")  # noqa: TRY301
+        given = fields.pop(COMMAND, "")
+        if not isinstance(given, str):
+            raise LineError(f"its {COMMAND} is not a text")  # noqa: TRY301
+        name = given
         return Line(number, name, make_command(name, fields))
     except LineError as error:
         return Line(number, name, None, str(error))
@@ -100,6 +101,31 @@ def _csv_line(number: int, header: list[str], cells: list[str]) -> Line:
         return Line(number, name, None, str(error))
 
 
+def read_json(text: str) -> Any:
+    """Read a JSON document.
+
+    Raises: LineError, also for what the parser alone would let through or end in a fault: integers of thousands of digits, nesting beyond
+    what the interpreter follows, lone surrogates (no protobuf text can hold one), NaN and its kin.
+    """
+    try:
+        document = json.loads(text, parse_constant=_refuse_constant)
+        if "\\u" in text:
+            json.dumps(document, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise LineError(f"it is not JSON: {error.msg} at column {error.colno}") from error
+    except UnicodeEncodeError as error:
+        raise LineError("it has a lone surrogate, which is no character") from error
+    except ValueError as error:
+        raise LineError("it has an integer of too many digits") from error
+    except RecursionError as error:
+        raise LineError("it is nested too deeply") from error
+    return document
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise LineError(f"it is not JSON: {name} is no number there")
+
+
 def command_type(name: str) -> Any:
     """Return the message of a command by its name, with or without "Request".
 
@@ -125,7 +151,7 @@ def make_command(name: str, fields: dict[str, Any]) -> Any:
             raise LineError(f"{name} has no field {field}{suggestion(field, known)}")
     try:
         return ParseDict(fields, message)
-    except (ParseError, ValueError, TypeError) as error:
+    except (ParseError, ValueError, TypeError, OverflowError) as error:
         raise LineError(f"{name}: {str(error).rstrip('.')}") from error
 
 
@@ -156,9 +182,9 @@ def _cell_value(field: Any, cell: str) -> Any:
         return enum_name(field, cell)
     if field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type.full_name != _TIME:
         try:
-            return json.loads(cell)
-        except json.JSONDecodeError as error:
-            raise LineError(f"{field.name} is a message and must be JSON: {error.msg}") from error
+            return read_json(cell)
+        except LineError as error:
+            raise LineError(f"{field.name} is a message and must be JSON: {error}") from error
     return cell
 
 

@@ -7,7 +7,6 @@ no one read gives them: all supplies, holdings of everybody, and the log.
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +20,7 @@ from ledger.replay import parse_entry
 from ledger.request_ids import format_request_id
 from ledger.rules.checks import utc_text
 from services.cli.outcome import DONE, UsageError
-from services.cli.output import Column, Progress, note, print_json, print_table
+from services.cli.output import Column, Progress, json_text, note, print_json, print_table
 from services.cli.rendering import Renderer, as_json, detail_of
 from services.cli.stores import open_store, settings_of, state_of
 from services.settings import suggestion
@@ -222,7 +221,7 @@ def _show_log(log: Log, options: argparse.Namespace) -> int:
     shown = itertools.islice(entries, limit)
     if options.json:
         for index, entry in shown:
-            print(json.dumps(_entry_document(index, entry), ensure_ascii=False))
+            print(json_text(_entry_document(index, entry)))
         return DONE
     columns = [Column("index", right=True), Column("decided"), Column("principal"), Column("event"), Column("what")]
     print_table(columns, [_log_row(index, entry) for index, entry in shown], f"no such entry among {size}")

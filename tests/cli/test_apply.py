@@ -59,6 +59,18 @@ def counts(done) -> dict[str, int]:
         ("{", "it is not JSON: Expecting property name enclosed in double quotes at column 2"),
         ("[]", "it is not a JSON object"),
         ("{}", "it has no command"),
+        ('{"command": ""}', "it has no command"),
+        ('{"command": 5}', "its command is not a text"),
+        ('{"command": null}', "its command is not a text"),
+        ('{"command": ["TransferUnits"]}', "its command is not a text"),
+        (r'{"command": "\ud800"}', "it has a lone surrogate, which is no character"),
+        (r'{"command": "TransferUnits", "\udfff": 1}', "it has a lone surrogate, which is no character"),
+        (r'{"command": "RegisterInstrument", "kind": "\ud800"}', "it has a lone surrogate, which is no character"),
+        ('{"command": "TransferUnits", "units": %s}' % ("9" * 5000), "it has an integer of too many digits"),
+        ("[" * 100_000, "it is nested too deeply"),
+        ('{"a":' * 100_000, "it is nested too deeply"),
+        ('{"command": "TransferUnits", "units": NaN}', "it is not JSON: NaN is no number there"),
+        ('{"command": "RegisterInstrument", "kind": 1e999}', "RegisterInstrument: "),
         ('{"command": "TransferUnit"}', "TransferUnit is not a command (did you mean TransferUnits?)"),
         ('{"command": "Zzz"}', "Zzz is not a command"),
         ('{"command": "TransferUnits", "unit": 1}', "TransferUnits has no field unit (did you mean units?)"),
@@ -80,7 +92,10 @@ def test_what_is_wrong_with_a_line_of_json_is_said(line, error):
         ("TransferUnits,,maybe,,,,", "validate_only is 'maybe', it must be true or false"),
         ("RegisterInstrument,,,shares,,,", "kind is 'shares', it must be one of stock, etf, bond, reit, fund, commodity_trust, cash"),
         ("TransferUnits,,,stock,,,", "TransferUnits has no field kind"),
-        ("SetApprovalPolicy,,,,{,,", "policy is a message and must be JSON: "),
+        ("SetApprovalPolicy,,,,{,,", "policy is a message and must be JSON: it is not JSON: Expecting"),
+        (f"SetApprovalPolicy,,,,{'[' * 100_000},,", "policy is a message and must be JSON: it is nested too deeply"),
+        (f"SetApprovalPolicy,,,,{'9' * 5000},,", "policy is a message and must be JSON: it has an integer of too many digits"),
+        (f"TransferUnits,{'9' * 5000},,,,,", "TransferUnits: Failed to parse units field: "),
         ("TransferUnits,,,,,,,,", "it has 9 cells, the header 7"),
     ],
 )
@@ -133,6 +148,26 @@ def test_a_refused_line_does_not_stop_the_others(run, place, books, holding):
     assert done.json["refusals"][0]["metadata"]["needed"] == str(10**12)
     assert done.json["size"] == books + 2
     assert holding("book:bob") == 150_000_003
+
+
+def test_no_line_keeps_the_others_from_being_booked(run, place, books, holding):
+    odd = ['{"command": "TransferUnits", "units": %s}' % ("9" * 5000), "[" * 100_000, r'{"command": "\ud800"}', '{"command": "\x1b[2J"}']
+    done = run("apply", write(place / "c.jsonl", transfer(1), *odd, {"command": "\x1b[2J\n"}, transfer(2)), *STORE, "--json")
+    assert (done.code, counts(done)) == (1, {"booked": 2, "refused": 5})
+    assert [each["line"] for each in done.json["refusals"]] == ["2", "3", "4", "5", "6"]
+    assert holding("book:bob") == 150_000_003
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_printing_never_fails_on_a_character(place, books, encoding):
+    lines = [{"command": text} for text in ("\x1b[2J\n", "\N{SNOWMAN}", "\N{GRINNING FACE}")]
+    file = write(place / "c.jsonl", *lines)
+    done = run_process("apply", file, *STORE, PYTHONIOENCODING=encoding)
+    assert (done.code, done.err) == (1, "")
+    assert len(done.lines) == 2 + len(lines) + 1
+    assert r"\x1b[2J\n is not a command" in done.lines[2]
+    as_json = run_process("apply", file, *STORE, "--json", PYTHONIOENCODING=encoding)
+    assert [each["command"] for each in json.loads(as_json.out)["refusals"]] == [line["command"] for line in lines]
 
 
 def test_the_report_for_people(run, place, books):
