@@ -264,13 +264,17 @@ def _read_rows(path: str) -> list[tuple[str, dict[str, str]]]:
     """Read a CSV with a header as (file:line, cells by column)."""
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows = [(f"{Path(path).name}:{reader.line_num}", row) for row in reader]
+            reader = csv.reader(file, strict=True)
+            header = [title.strip() for title in next(reader, [])]
+            rows = [(f"{Path(path).name}:{reader.line_num}", cells) for cells in reader if cells]
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not CSV in UTF-8: {error}") from error
-    for where, row in rows:
-        if None in row or None in row.values():
-            raise UsageError(f"{where} has another number of cells than the header")
-    return [(where, {column.strip(): cell.strip() for column, cell in row.items()}) for where, row in rows]
+    for title in header:
+        if header.count(title) > 1:
+            raise UsageError(f"the header of {path} names the column {title} twice")
+    for where, cells in rows:
+        if len(cells) != len(header):
+            raise UsageError(f"{where} has {len(cells)} cells, the header {len(header)}")
+    return [(where, dict(zip(header, map(str.strip, cells), strict=True))) for where, cells in rows]

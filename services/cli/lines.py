@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -25,6 +26,7 @@ COMMAND: Final = "command"
 LIST_SEPARATOR: Final = ";"
 _TRUTHS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _TIME: Final = "google.protobuf.Timestamp"
+_UNDERSCORE: Final = re.compile("_(.)")
 
 
 class LineError(Exception):
@@ -105,10 +107,11 @@ def read_json(text: str) -> Any:
     """Read a JSON document.
 
     Raises: LineError, also for what the parser alone would let through or end in a fault: integers of thousands of digits, nesting beyond
-    what the interpreter follows, lone surrogates (no protobuf text can hold one), NaN and its kin.
+    what the interpreter follows, lone surrogates (no protobuf text can hold one), NaN and its kin, and a member named twice, of which the
+    parser would take the last.
     """
     try:
-        document = json.loads(text, parse_constant=_refuse_constant)
+        document = json.loads(text, object_pairs_hook=_members_of_pairs, parse_constant=_refuse_constant)
         if "\\u" in text:
             json.dumps(document, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -120,6 +123,17 @@ def read_json(text: str) -> Any:
     except RecursionError as error:
         raise LineError("it is nested too deeply") from error
     return document
+
+
+def _members_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the members of an object. In protobuf JSON `requestId` is another spelling of `request_id`, and so the same member."""
+    seen = set()
+    for name, _ in pairs:
+        spelling = _UNDERSCORE.sub(lambda found: found[1].upper(), name)
+        if spelling in seen:
+            raise LineError(f"it names {name} twice")
+        seen.add(spelling)
+    return dict(pairs)
 
 
 def _refuse_constant(name: str) -> NoReturn:

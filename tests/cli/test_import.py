@@ -113,6 +113,14 @@ def test_a_file_that_is_no_table_is_refused_as_a_whole(run, place, content):
     assert not (place / "books.db").exists()
 
 
+@pytest.mark.parametrize("header", ["symbol,name,name", "symbol,name, name"])
+def test_a_header_that_names_a_column_twice_is_refused(run, place, header):
+    (place / "i.csv").write_text(f"{header}\nAAPLx,Apple,Orange\n")
+    done = run("import", "--instruments", "i.csv", *STORE)
+    assert (done.code, done.json["error"]["message"]) == (64, "the header of i.csv names the column name twice")
+    assert not (place / "books.db").exists()
+
+
 def test_opening_holdings_need_evidence(run, files):
     run("import", *files, *STORE)
     done = run("import", "--holdings", "holdings.csv", "--approver", "carol", *STORE)
