@@ -8,7 +8,6 @@ the log itself, by instrument, account and reference.
 from __future__ import annotations
 
 import contextlib
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ledger.errors import NotFound, refusal
 from services.cli.applying import Report, batches
 from services.cli.approving import Clerk, Outcome, derived_request_id
-from services.cli.lines import LIST_SEPARATOR, LineError, cells_to_fields, make_command
+from services.cli.lines import LIST_SEPARATOR, LineError, NotCsvError, cells_to_fields, csv_records, make_command
 from services.cli.outcome import UsageError
 from services.cli.output import Progress, parse_decimal_text
 from services.cli.stores import open_books, settings_of
@@ -264,13 +263,15 @@ def _read_rows(path: str) -> list[tuple[str, dict[str, str]]]:
     """Read a CSV with a header as (file:line, cells by column)."""
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [title.strip() for title in next(reader, [])]
-            rows = [(f"{Path(path).name}:{reader.line_num}", cells) for cells in reader if cells]
+            records = csv_records(file)
+            header = [title.strip() for title in next(records, (1, []))[1]]
+            rows = [(f"{Path(path).name}:{number}", cells) for number, cells in records]
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not CSV in UTF-8: {error}") from error
+    except NotCsvError as error:
+        raise UsageError(f"{path}:{error.number} is not CSV: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not text in UTF-8: {error}") from error
     for title in header:
         if header.count(title) > 1:
             raise UsageError(f"the header of {path} names the column {title} twice")

@@ -33,6 +33,15 @@ class LineError(Exception):
     """A line is not a command; the message says why."""
 
 
+class NotCsvError(Exception):
+    """A record is not CSV; the message says why."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+        """Of the line it begins on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """A line of a file, from 1, and the command on it or what is wrong with it."""
@@ -75,21 +84,42 @@ def _json_line(number: int, text: str) -> Line:
 
 
 def _read_csv(first: str, rest: Iterator[str], start: int) -> Iterator[Line]:
-    header = [title.strip() for title in next(csv.reader([first]))]
+    records = csv_records(itertools.chain([first], rest), start)
+    try:
+        header = [title.strip() for title in next(records)[1]]
+    except NotCsvError as error:
+        raise UsageError(f"line {error.number}, the header, is not CSV: {error}") from error
     if header[0] != COMMAND:
         raise UsageError(f"the first column of the CSV is {header[0]!r}, it must be {COMMAND!r}; a line of JSON begins with {{")
     if len(set(header)) != len(header):
         raise UsageError("the header of the CSV names a column twice")
-    return _csv_lines(header, csv.reader(rest), start)
+    return _csv_lines(header, records)
 
 
-def _csv_lines(header: list[str], reader: Any, start: int) -> Iterator[Line]:
+def _csv_lines(header: list[str], records: Iterator[tuple[int, list[str]]]) -> Iterator[Line]:
+    try:
+        for number, cells in records:
+            if any(cells):
+                yield _csv_line(number, header, cells)
+    except NotCsvError as error:
+        yield Line(error.number, "", None, f"it is not CSV: {error}; nothing after it was read")
+
+
+def csv_records(lines: Iterable[str], start: int = 1) -> Iterator[tuple[int, list[str]]]:
+    """Yield the records of a CSV that are not empty, each with the number of the line it begins on; the first line is `start`.
+
+    Raises: NotCsvError. Where the record after such a one begins, nobody can tell.
+    """
+    reader = csv.reader(lines, strict=True)
+    number = start
     try:
         for cells in reader:
-            if any(cells):
-                yield _csv_line(start + reader.line_num, header, cells)
+            if cells:
+                yield number, cells
+            number = start + reader.line_num
     except csv.Error as error:
-        raise UsageError(f"line {start + reader.line_num} is not CSV: {error}") from error
+        last = start + reader.line_num - 1
+        raise NotCsvError(number, str(error) if last == number else f"{error} on line {last}; perhaps its quote is not closed") from error
 
 
 def _csv_line(number: int, header: list[str], cells: list[str]) -> Line:

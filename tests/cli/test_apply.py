@@ -134,10 +134,39 @@ def test_cells_may_be_lists_enums_messages_and_moments():
     assert (policy.policy.command, policy.policy.approvals_needed) == ("IssueUnits", 2)
 
 
-@pytest.mark.parametrize("lines", [["units,command"], ["command,units,units"], ["no header at all"]])
+@pytest.mark.parametrize("lines", [["units,command"], ["command,units,units"], ["no header at all"], ['command,"units']])
 def test_a_csv_without_its_header_is_refused_as_a_whole(lines):
     with pytest.raises(UsageError):
         list(read_commands(lines, None))
+
+
+@pytest.mark.parametrize(
+    ("lines", "number", "error"),
+    [
+        (['TransferUnits,1,"a', "TransferUnits,2,b"], 4, "unexpected end of data on line 5; perhaps its quote is not closed"),
+        (['TransferUnits,1,"a', 'TransferUnits,2,"b"'], 4, """',' expected after '"' on line 5; perhaps its quote is not closed"""),
+        (['TransferUnits,1,"a"b', "TransferUnits,2,b"], 4, "',' expected after '\"'"),
+        (["", "TransferUnits,1,a", f"TransferUnits,1,{'a' * 200_000}"], 6, "field larger than field limit (131072)"),
+    ],
+)
+def test_a_quote_that_is_not_closed_swallows_nothing(lines, number, error):
+    *good, found = read_commands(["", "command,units,reference", "TransferUnits,9,", *(f"{line}\n" for line in lines)], "csv")
+    assert all(line.command is not None for line in good)
+    assert (found.number, found.command, found.error) == (number, None, f"it is not CSV: {error}; nothing after it was read")
+
+
+def test_a_record_is_named_by_the_line_it_begins_on():
+    found = list(read_commands(["command,reference\n", 'TransferUnits,"a\n', 'b"\n', "\n", "TransferUnits,c\n"], "csv"))
+    assert [(line.number, line.command.reference) for line in found] == [(2, "a\nb"), (5, "c")]
+
+
+def test_what_stands_before_a_quote_that_is_not_closed_is_booked(run, place, books, holding):
+    row = "TransferUnits,AAPLx,book:alice,book:bob"
+    file = write(place / "c.csv", "command,instrument,source,destination,units,reference", f"{row},1,", f'{row},2,"b', f"{row},4,")
+    done = run("apply", file, *STORE, "--json")
+    assert (done.code, counts(done)) == (1, {"booked": 1, "refused": 1})
+    assert [each["line"] for each in done.json["refusals"]] == ["3"]
+    assert holding("book:bob") == 150_000_001
 
 
 def test_nothing_is_no_error():

@@ -121,6 +121,12 @@ def test_a_header_that_names_a_column_twice_is_refused(run, place, header):
     assert not (place / "books.db").exists()
 
 
+def test_a_quote_that_is_not_closed_is_named(run, place):
+    (place / "h.csv").write_text('holder,country\nh-1,DE\n\nh-2,"FR\nh-3,CH\n')
+    message = "h.csv:4 is not CSV: unexpected end of data on line 5; perhaps its quote is not closed"
+    assert run("import", "--holders", "h.csv", *STORE).json["error"]["message"] == message
+
+
 def test_opening_holdings_need_evidence(run, files):
     run("import", *files, *STORE)
     done = run("import", "--holdings", "holdings.csv", "--approver", "carol", *STORE)
