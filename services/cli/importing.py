@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ledger.errors import NotFound, refusal
+from ledger.errors import InvalidRequest, LedgerError, NotFound, refusal
 from services.cli.applying import Report, batches
 from services.cli.approving import Clerk, Outcome, derived_request_id
 from services.cli.lines import LIST_SEPARATOR, LineError, NotCsvError, cells_to_fields, csv_records, make_command
@@ -51,7 +51,7 @@ class Wish:
     where: str
     name: str
     command: Any
-    error: str = ""
+    error: str | LedgerError = ""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -106,6 +106,9 @@ class Importer:
 
     def _is_new(self, wish: Wish) -> bool:
         """Say whether a wish must be asked for; report it, if it is in the books already or cannot be."""
+        if isinstance(wish.error, LedgerError):
+            self._report.add(wish.where, wish.name, Outcome("refused", error=wish.error))
+            return False
         if wish.command is None:
             self._report.add_malformed(wish.where, wish.name, wish.error)
             return False
@@ -124,14 +127,17 @@ class Importer:
         return False
 
     def _in_books(self, command: Any) -> dict[str, Any] | None:
-        """Return what the books have of the thing a command would make, by the command's fields; None if there is no such thing."""
+        """Return what the books have of the thing a command would make, by the command's fields; None if there is no such thing.
+
+        Of an id that is none nothing can be there either: the command itself is then refused, with its own reason.
+        """
         if isinstance(command, IssueUnitsRequest):
             units = self._issued.get(_key(command)) or self._pending.get(_key(command), (None,))[0]
             return None if units is None else {"units": units}
         read, field = _READS[type(command)]
         try:
             message = getattr(self._books.execute(read(command)), field)
-        except NotFound:
+        except (InvalidRequest, NotFound):
             return None
         known = message.DESCRIPTOR.fields_by_name
         return {name.name: getattr(message, name.name) for name, _ in command.ListFields() if name.name in known}
@@ -235,7 +241,9 @@ def _opening_holdings(rows: list[tuple[str, dict[str, str]]], books: Ledger) -> 
             if first != where:
                 raise LineError(f"{first} has an opening holding of {command.instrument} in {command.account} already")  # noqa: TRY301
             wishes.append(Wish(where, ISSUE, command))
-        except (LineError, NotFound, ValueError) as error:
+        except (InvalidRequest, NotFound) as error:
+            wishes.append(Wish(where, ISSUE, None, error))
+        except (LineError, ValueError) as error:
             wishes.append(Wish(where, ISSUE, None, str(error)))
     return wishes
 

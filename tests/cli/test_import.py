@@ -127,6 +127,22 @@ def test_a_quote_that_is_not_closed_is_named(run, place):
     assert run("import", "--holders", "h.csv", *STORE).json["error"]["message"] == message
 
 
+def test_an_empty_id_is_refused_and_the_others_are_booked(run, place):
+    (place / "i.csv").write_text("symbol,name,kind,underlying_isin\n,Apple,stock,US0378331005\nAAPLx,Apple,stock,US0378331005\n")
+    (place / "h.csv").write_text("holder,country,investor_class,accounts\n,DE,retail,book:alice\nh-2,FR,retail,book:bob\n")
+    (place / "o.csv").write_text("instrument,account,quantity\n,book:bob,1\nAAPLx,book:bob,2\n")
+    done = run("import", "--instruments", "i.csv", "--holders", "h.csv", "--holdings", "o.csv", *STORE)
+    assert (done.code, counts(done)) == (1, (3, 0, 5))
+    *empty, other = done.json["refusals"]
+    assert (other["line"], other["reason"]) == ("o.csv:3", "ATTESTATION_STALE")
+    assert [(each["line"], each["command"], each["reason"], each["message"]) for each in empty] == [
+        ("i.csv:2", "RegisterInstrument", "FIELD_MISSING", "symbol is empty"),
+        ("h.csv:2", "RegisterHolder", "FIELD_MISSING", "holder is empty"),
+        ("h.csv:2", "OpenAccount", "FIELD_MISSING", "holder is empty"),
+        ("o.csv:2", "IssueUnits", "FIELD_MISSING", "instrument is empty"),
+    ]
+
+
 def test_opening_holdings_need_evidence(run, files):
     run("import", *files, *STORE)
     done = run("import", "--holdings", "holdings.csv", "--approver", "carol", *STORE)
