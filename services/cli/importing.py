@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ledger.arithmetic import UNITS_MAX
 from ledger.errors import InvalidRequest, LedgerError, NotFound, refusal
+from ledger.rules.instruments import DECIMALS_MAX
 from services.cli.applying import Report, batches
 from services.cli.approving import Clerk, Outcome, derived_request_id
 from services.cli.lines import LIST_SEPARATOR, LineError, NotCsvError, cells_to_fields, csv_records, make_command
@@ -59,6 +61,10 @@ def run(options: argparse.Namespace) -> int:
     settings = settings_of(options)
     if not (options.instruments or options.holders or options.holdings):
         raise UsageError("nothing to import: give --instruments, --holders or --holdings")
+    if not 0 <= options.decimals <= DECIMALS_MAX:
+        raise UsageError(f"--decimals is {options.decimals}, it must be 0 to {DECIMALS_MAX}")
+    if not 1 <= options.authorised <= UNITS_MAX:
+        raise UsageError(f"--authorised is {options.authorised}, it must be 1 to {UNITS_MAX}")
     report = Report()
     with Progress("lines") as progress, contextlib.ExitStack() as opened:
         rows = {kind: _read_rows(getattr(options, kind)) for kind in ("instruments", "holders", "holdings") if getattr(options, kind)}
@@ -206,12 +212,20 @@ def _instrument(where: str, cells: dict[str, str], defaults: dict[str, Any]) -> 
         fields.setdefault("decimals", defaults["decimals"])
         if "backing" not in fields:
             fields |= cells_to_fields(RegisterInstrumentRequest, {"backing": defaults["backing"]})
-        fields.setdefault("authorised_units", defaults["authorised"] * 10 ** int(fields["decimals"]))
+        fields.setdefault("authorised_units", defaults["authorised"] * 10 ** _decimals(str(fields["decimals"])))
         if fields.get("kind") == InstrumentKind.Name(InstrumentKind.INSTRUMENT_KIND_CASH):
             fields.setdefault("currency", fields.get("symbol", ""))
         return Wish(where, name, make_command(name, fields))
     except (LineError, ValueError) as error:
         return Wish(where, name, None, str(error))
+
+
+def _decimals(cell: str) -> int:
+    """Return decimals that an instrument may have: whoever raises 10 to them must not do it for hours."""
+    digits = cell.lstrip("0") or cell[:1]
+    if not (len(digits) == 1 and digits.isascii() and digits.isdecimal() and int(digits) <= DECIMALS_MAX):
+        raise LineError(f"decimals is {cell}, it must be 0 to {DECIMALS_MAX}")
+    return int(digits)
 
 
 def _holder(where: str, cells: dict[str, str]) -> Wish:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _PROGRESS_SECONDS: Final = 0.1
 _BAR_WIDTH: Final = 24
+_WHOLE_DIGITS_MAX: Final = 19
+"""Of 2^62 and all that is checked against it; longer texts would be long to read as numbers, or fail."""
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """What would break a row of a table, or be an order to the terminal; and lone surrogates."""
 
@@ -53,16 +55,19 @@ def ratio_text(value: int, scale_decimals: int) -> str:
 def parse_decimal_text(text: str, decimals: int) -> int:
     """Read a decimal number as units. Example: `parse_decimal_text("1.5", 8) == 150_000_000`.
 
-    Raises: ValueError when it is not a plain number, or has more decimals than there are.
+    Raises: ValueError when it is not a plain number, is beyond all bounds, or has more decimals than there are.
     """
     whole, point, fraction = text.partition(".")
     digits = whole + fraction
     if not (digits.isascii() and digits.isdecimal()) or (point and not (whole and fraction)):
         raise ValueError(f"{text!r} is not a number such as 1.5")
+    whole = whole.lstrip("0")
+    if len(whole) > _WHOLE_DIGITS_MAX:
+        raise ValueError(f"a number of {len(whole)} digits is more than can be counted")
     if len(fraction.rstrip("0")) > decimals:
         raise ValueError(f"{text} has more than {decimals} decimals")
     scale: int = 10**decimals
-    return int(whole) * scale + int(fraction[:decimals].ljust(decimals, "0") or "0")
+    return int(whole or 0) * scale + int(fraction[:decimals].ljust(decimals, "0") or "0")
 
 
 def escape_what_cannot_be_printed() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,6 +40,8 @@ LIMIT_DEFAULT: Final = 100
 LOG: Final = "log"
 _FILTERS: Final = ("instrument", "account", "holder", "principal", "country", "broker", "chain")
 _DETAIL_LENGTH: Final = 100
+_INDEX_DIGITS_MAX: Final = 18
+"""No log is longer, and Python turns no text of thousands of digits into a number."""
 
 
 class Books:
@@ -183,7 +186,7 @@ def _limit(options: argparse.Namespace) -> int | None:
         return None if options.json else LIMIT_DEFAULT
     if options.limit < 0:
         raise UsageError(f"--limit is {options.limit}, it must not be below zero")
-    return options.limit or None
+    return min(options.limit, sys.maxsize - 1) or None
 
 
 def _print_items(options: argparse.Namespace, state: State, message_type: Any, items: Iterable[Any]) -> int:
@@ -247,11 +250,12 @@ def _log_row(index: int, entry: Entry) -> list[str]:
 
 
 def _show_entry(log: Log, options: argparse.Namespace) -> int:
-    if not (options.name.isascii() and options.name.isdecimal()):
+    digits = options.name.lstrip("0") or options.name[:1]
+    if not (digits.isascii() and digits.isdecimal()):
         raise UsageError(f"the index of an entry is a whole number, not {options.name!r}")
-    index = int(options.name)
-    if index >= log.size:
-        raise refusal(Reason.REASON_INDEX_BEYOND_LOG, f"index {index} is beyond the log of {log.size}", index=index, size=log.size)
+    if len(digits) > _INDEX_DIGITS_MAX or int(digits) >= log.size:
+        raise refusal(Reason.REASON_INDEX_BEYOND_LOG, f"index {digits} is beyond the log of {log.size}", index=digits, size=log.size)
+    index = int(digits)
     (_, _, data), *_ = log.read_checked(index, index + 1)
     print_json(_entry_document(index, parse_entry(data, index)))
     return DONE

@@ -96,6 +96,11 @@ def test_columns_may_say_more(run, place):
         ("symbol,isins\nAAPLx,x\n", "RegisterInstrument takes no column isins (did you mean isin?)"),
         ("symbol,request_id\nAAPLx,x\n", "RegisterInstrument takes no column request_id"),
         ("symbol,name,kind,underlying_isin\nAAPLx,Apple,stock,US0378331006\n", "check digit"),
+        ("symbol,decimals\nAAPLx,400000000\n", "decimals is 400000000, it must be 0 to 8"),
+        ("symbol,decimals\nAAPLx,9\n", "decimals is 9, it must be 0 to 8"),
+        ("symbol,decimals\nAAPLx,-1\n", "decimals is -1, it must be 0 to 8"),
+        ("symbol,decimals\nAAPLx,8.0\n", "decimals is 8.0, it must be 0 to 8"),
+        (f"symbol,decimals\nAAPLx,{'9' * 5000}\n", "decimals is 999"),
     ],
 )
 def test_a_bad_line_of_instruments_is_named(run, place, content, message):
@@ -104,6 +109,22 @@ def test_a_bad_line_of_instruments_is_named(run, place, content, message):
     assert done.code == 1
     assert done.json["refusals"][0]["line"] == "i.csv:2"
     assert message in done.json["refusals"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--decimals", "400000000"), "--decimals is 400000000, it must be 0 to 8"),
+        (("--decimals", "-1"), "--decimals is -1, it must be 0 to 8"),
+        (("--authorised", "0"), "--authorised is 0, it must be 1 to 4611686018427387904"),
+        (("--authorised", "9" * 4000), "--authorised is 999"),
+    ],
+)
+def test_an_option_out_of_its_range_is_refused(run, files, place, option, message):
+    done = run("import", *files, *option, *STORE)
+    assert done.code == 64
+    assert done.json["error"]["message"].startswith(message)
+    assert not (place / "books.db").exists()
 
 
 @pytest.mark.parametrize("content", ["a,b\n1\n", "a,b\n1,2,3\n", 'a,b\n"1,2\n'])
@@ -204,6 +225,7 @@ def test_two_lines_for_one_holding_are_refused(run, files, place):
         ("AAPLx,book:bob,,,", "it must have either units or a quantity"),
         ("ZZZx,book:bob,1.5,,", "no instrument 'ZZZx'"),
         ("AAPLx,book:bob,1.123456789,,", "1.123456789 has more than 8 decimals"),
+        (f"AAPLx,book:bob,{'9' * 5000},,", "a number of 5000 digits is more than can be counted"),
         ("AAPLx,book:bob,-1,,", "'-1' is not a number such as 1.5"),
     ],
 )

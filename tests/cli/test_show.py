@@ -138,6 +138,7 @@ def test_json_has_everything_in_protobuf_json(show):
         (("supply", "--json"), 2),
         (("custodians", "alpaca", "--json"), 1),
         (("accounts", "--limit", "3", "--json"), 3),
+        (("instruments", "--limit", "9" * 30, "--json"), 2),
     ],
 )
 def test_filters(show, arguments, count):
@@ -156,6 +157,7 @@ def test_filters(show, arguments, count):
         (("holding",), 64, "'holding' is not among them (did you mean holdings?)"),
         (("log", "x"), 64, "the index of an entry is a whole number, not 'x'"),
         (("log", "16"), 1, "INDEX_BEYOND_LOG: index 16 is beyond the log of 16"),
+        (("log", "9" * 5000), 1, "INDEX_BEYOND_LOG: index 999"),
         (("log", "--from-index", "17"), 1, "INDEX_BEYOND_LOG: index 17 is beyond the log of 16"),
         (("log", "--kind", "unit_transferred"), 64, "--kind unit_transferred is not an event (did you mean units_transferred?)"),
         (("holders", "--limit", "-1"), 64, "--limit is -1, it must not be below zero"),
@@ -227,6 +229,12 @@ def test_units_are_written_with_their_decimals(units, decimals, text):
 )
 def test_a_ratio_is_written_without_trailing_zeros(value, text):
     assert ratio_text(value, 18) == text
+
+
+def test_a_number_of_thousands_of_digits_is_refused():
+    assert parse_decimal_text("0" * 5000 + "9" * 19 + ".5", 1) == 10**20 - 5
+    with pytest.raises(ValueError, match="a number of 5000 digits is more than can be counted"):
+        parse_decimal_text("9" * 5000, 8)
 
 
 @pytest.mark.parametrize("text", ["", ".", "1.", ".5", "1,5", "1e3", "+1", "-1", "1.5.5", "0.000000001", "१"])
