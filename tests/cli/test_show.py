@@ -291,6 +291,6 @@ def test_places_and_what_is_to_be_done_there(run, books_at):
     shown = [row[1:5] for row in _words(run("show", "instructions", "--chain", A, "--store", books_at).out)]
     assert [A, "AAPLx", "set_allotment", "10.00000000"] in shown
     assert [A, "AAPLx", "mint", "1.50000000"] in shown
-    assert "no instructions" in run("show", "instructions", "--chain", "memory:b", "--store", books_at).out
+    assert "no transactions" in run("show", "transactions", "--chain", A, "--store", books_at).out
     for what in ("chains", "deployments", "chain-keys", "deposit-addresses", "transactions", "divergences"):
         assert run("show", what, "--chain", A, "--store", books_at).code == 0
