@@ -20,6 +20,7 @@ from ledger.reads.pages import PAGE_SIZE_MAX
 from ledger.replay import parse_entry
 from ledger.request_ids import format_request_id
 from ledger.rules.checks import utc_text
+from services.cli.naming import with_names_checked
 from services.cli.outcome import DONE, UsageError
 from services.cli.output import Column, Progress, json_text, note, print_json, print_table
 from services.cli.rendering import Renderer, as_json, detail_of
@@ -99,12 +100,23 @@ def run(options: argparse.Namespace) -> int:
     last_us = state.last_decision_time_us
     books = Books(state, last_us if past else max(time.time_ns() // 1000, last_us))
     filters = {name: getattr(options, f"of_{name}") for name in _FILTERS if getattr(options, f"of_{name}") is not None}
+    _check_filled(options.name, filters)
     if options.what in _SPECIAL:
         message_type, find = _SPECIAL[options.what]
-        items: Iterable[Any] = find(books, _with_name(options, filters, message_type))
+        filters = _with_name(options, filters, message_type)
+        items: Iterable[Any] = with_names_checked(state, find(books, filters), filters)
     else:
         message_type, items = _list_items(books, lists[options.what], options, filters)
     return _print_items(options, state, message_type, items)
+
+
+def _check_filled(name: str | None, filters: dict[str, str]) -> None:
+    """Refuse what is given and empty: a list would be all there is. A broker may be: a holder can be of none."""
+    if name == "":
+        raise UsageError("NAME is empty")
+    for field, value in filters.items():
+        if not value and field != "broker":
+            raise UsageError(f"--{field} is empty")
 
 
 def _list_items(books: Books, request_type: Any, options: argparse.Namespace, filters: dict[str, str]) -> tuple[Any, Iterable[Any]]:
@@ -119,7 +131,7 @@ def _list_items(books: Books, request_type: Any, options: argparse.Namespace, fi
     asked = {name: value for name, value in filters.items() if name in own}
     rest = {name: value for name, value in filters.items() if name not in own}
     _check_filters(options.what, message_type, rest)
-    return message_type, _matching(books.read_all(request_type, **asked), rest)
+    return message_type, with_names_checked(books.state, _matching(books.read_all(request_type, **asked), rest), filters)
 
 
 def _response_type(request_type: Any) -> Any:
@@ -150,7 +162,7 @@ def _matching(items: Iterable[Any], filters: dict[str, str]) -> Iterator[Any]:
 
 def _holders(books: Books, filters: dict[str, str]) -> Iterator[Any]:
     """Give all holders, or the one whose id is asked for: a list by id cannot be asked to narrow that down."""
-    return _matching(books.read_all(accounts_pb2.ListHoldersRequest), filters)
+    return _matching(books.read_all(accounts_pb2.ListHoldersRequest, country=filters.get("country", "")), filters)
 
 
 def _supplies(books: Books, filters: dict[str, str]) -> Iterator[Any]:

@@ -138,12 +138,42 @@ def test_json_has_everything_in_protobuf_json(show):
         (("supply", "--json"), 2),
         (("custodians", "alpaca", "--json"), 1),
         (("accounts", "--limit", "3", "--json"), 3),
+        (("roles", "nobody", "--json"), 0),
+        (("approval-policies", "TransferUnits", "--json"), 0),
+        (("reserves", "USDC", "--json"), 0),
+        (("holders", "--country", "CH", "--json"), 0),
+        (("holders", "--broker", "", "--json"), 2),
         (("instruments", "--limit", "9" * 30, "--json"), 2),
     ],
 )
 def test_filters(show, arguments, count):
     answer = show(*arguments).json
-    assert len(answer[arguments[0]]) == count
+    assert len(answer[arguments[0].replace("-", "_")]) == count
+
+
+OF_INSTRUMENTS = (
+    *((what, "NOPE") for what in ("instruments", "register", "eligibility", "supply", "reserves", "custody-accounts", "actions", "places")),
+    ("multiplier-changes", "NOPE"),
+    *(
+        (what, "--instrument", "NOPE")
+        for what in ("holdings", "deployments", "instructions", "divergences", "receivables", "owed", "holds")
+    ),
+    ("holdings", "book:bob", "--instrument", "NOPE"),
+)
+OF_ACCOUNTS = (
+    *((what, "9999") for what in ("holds", "holdings", "subscriptions", "redemptions")),
+    *((what, "--account", "book:zoe") for what in ("accounts", "divergences", "deposit-addresses", "owed")),
+    ("register", "AAPLx", "--account", "book:zoe"),
+)
+OF_HOLDERS = (
+    *((what, "h-9") for what in ("holders", "accounts", "receivables")),
+    *((what, "--holder", "h-9") for what in ("holdings", "owed")),
+    ("register", "AAPLx", "--holder", "h-9"),
+)
+OF_CHAINS = (
+    *((what, "eip155:7") for what in ("chains", "deployments", "chain-keys", "deposit-addresses", "transactions", "divergences")),
+    *((what, "--chain", "eip155:7") for what in ("instructions", "deployments")),
+)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +182,19 @@ def test_filters(show, arguments, count):
         (("register", "ZZZx"), 1, "INSTRUMENT_NOT_FOUND: no instrument 'ZZZx'"),
         (("register",), 1, "FIELD_MISSING: instrument is empty"),
         (("holdings", "book:zoe"), 1, "ACCOUNT_NOT_FOUND: no account 'book:zoe'"),
+        *((what, 1, f"INSTRUMENT_NOT_FOUND: no instrument '{what[-1]}'") for what in OF_INSTRUMENTS),
+        *((what, 1, f"ACCOUNT_NOT_FOUND: no account '{what[-1]}'") for what in OF_ACCOUNTS),
+        *((what, 1, f"HOLDER_NOT_FOUND: no holder '{what[-1]}'") for what in OF_HOLDERS),
+        *((what, 1, f"CHAIN_NOT_FOUND: no chain '{what[-1]}'") for what in OF_CHAINS),
+        (("chains", "ethereum"), 1, "FIELD_MALFORMED: chain 'ethereum'"),
+        (("custodians", "nobody"), 1, "CUSTODIAN_NOT_FOUND: no custodian 'nobody'"),
+        (("owed", "DVCA"), 1, "ACTION_NOT_FOUND: no corporate action 'DVCA'"),
+        (("approvals", "abc"), 1, "APPROVAL_NOT_FOUND: no pending approval 'abc'"),
+        (("approvals", "1"), 1, "APPROVAL_NOT_FOUND: no pending approval '1'"),
+        (("approval-policies", "IssueUnit"), 64, "IssueUnit is not a command (did you mean IssueUnits?)"),
+        (("holders", "--country", "Germany"), 1, "FIELD_MALFORMED: country 'Germany' is not two capital letters"),
+        (("deployments", "--instrument", ""), 64, "--instrument is empty"),
+        (("holders", ""), 64, "NAME is empty"),
         (("supply", "--holder", "h-1"), 64, "supply cannot be narrowed down by holder"),
         (("accounts", "--country", "DE"), 64, "accounts cannot be narrowed down by country"),
         (("holding",), 64, "'holding' is not among them (did you mean holdings?)"),
