@@ -24,7 +24,7 @@ from services.cli.naming import with_names_checked
 from services.cli.outcome import DONE, UsageError
 from services.cli.output import Column, Progress, json_text, note, print_json, print_table
 from services.cli.rendering import Renderer, as_json, detail_of
-from services.cli.stores import open_store, settings_of, state_of
+from services.cli.stores import open_store, settings_of, size_of, state_of
 from services.settings import suggestion
 from stockledger.v1 import accounts_pb2, reserves_pb2
 from stockledger.v1.errors_pb2 import Reason
@@ -95,6 +95,8 @@ def run(options: argparse.Namespace) -> int:
     with Progress() as progress, open_store(settings) as log:
         if options.what == LOG:
             return _show_log(log, options)
+        if options.kind is not None or options.from_index:
+            raise UsageError("--kind and --from-index are of the log")
         state = state_of(log, settings, progress, size=options.as_of_size, time_text=options.as_of_time)
     past = options.as_of_size is not None or options.as_of_time is not None
     last_us = state.last_decision_time_us
@@ -222,9 +224,10 @@ def _print_items(options: argparse.Namespace, state: State, message_type: Any, i
 
 
 def _show_log(log: Log, options: argparse.Namespace) -> int:
+    _check_log_options(options)
+    size = size_of(log, options.as_of_size, options.as_of_time)
     if options.name is not None:
-        return _show_entry(log, options)
-    size = log.size if options.as_of_size is None else min(options.as_of_size, log.size)
+        return _show_entry(log, size, options)
     start = max(size + options.from_index, 0) if options.from_index < 0 else options.from_index
     if start > size:
         raise refusal(Reason.REASON_INDEX_BEYOND_LOG, f"index {start} is beyond the log of {size}", index=start, size=size)
@@ -261,12 +264,21 @@ def _log_row(index: int, entry: Entry) -> list[str]:
     return [str(index), utc_text(entry.decision_time_us), entry.principal, kind + part, detail_of(getattr(entry, kind), _DETAIL_LENGTH)]
 
 
-def _show_entry(log: Log, options: argparse.Namespace) -> int:
+def _check_log_options(options: argparse.Namespace) -> None:
+    """Refuse what has no meaning for the log: it would be ignored."""
+    for name in _FILTERS:
+        if name != "principal" and getattr(options, f"of_{name}") is not None:
+            raise UsageError(f"log cannot be narrowed down by {name}")
+    if options.name is not None and (options.kind is not None or options.of_principal is not None or options.from_index):
+        raise UsageError("log INDEX shows one entry, which nothing else can narrow down")
+
+
+def _show_entry(log: Log, size: int, options: argparse.Namespace) -> int:
     digits = options.name.lstrip("0") or options.name[:1]
     if not (digits.isascii() and digits.isdecimal()):
         raise UsageError(f"the index of an entry is a whole number, not {options.name!r}")
-    if len(digits) > _INDEX_DIGITS_MAX or int(digits) >= log.size:
-        raise refusal(Reason.REASON_INDEX_BEYOND_LOG, f"index {digits} is beyond the log of {log.size}", index=digits, size=log.size)
+    if len(digits) > _INDEX_DIGITS_MAX or int(digits) >= size:
+        raise refusal(Reason.REASON_INDEX_BEYOND_LOG, f"index {digits} is beyond the log of {size}", index=digits, size=size)
     index = int(digits)
     (_, _, data), *_ = log.read_checked(index, index + 1)
     print_json(_entry_document(index, parse_entry(data, index)))

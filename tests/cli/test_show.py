@@ -203,6 +203,11 @@ OF_CHAINS = (
         (("log", "9" * 5000), 1, "INDEX_BEYOND_LOG: index 999"),
         (("log", "--from-index", "17"), 1, "INDEX_BEYOND_LOG: index 17 is beyond the log of 16"),
         (("log", "--kind", "unit_transferred"), 64, "--kind unit_transferred is not an event (did you mean units_transferred?)"),
+        (("log", "--instrument", "AAPLx"), 64, "log cannot be narrowed down by instrument"),
+        (("log", "3", "--principal", "carol"), 64, "log INDEX shows one entry"),
+        (("log", "--as-of-time", "2026-11-22"), 64, "--as-of-size and --as-of-time exclude one another"),
+        (("holders", "--kind", "units_issued"), 64, "--kind and --from-index are of the log"),
+        (("holders", "--from-index", "-1"), 64, "--kind and --from-index are of the log"),
         (("holders", "--limit", "-1"), 64, "--limit is -1, it must not be below zero"),
     ],
 )
@@ -242,6 +247,9 @@ def test_the_log_is_a_table_or_lines_of_json(run, books_at):
     lines = [json.loads(line) for line in run("show", "log", "--json", "--store", books_at).lines]
     assert [line["index"] for line in lines] == list(range(len(entries_of(books_at))))
     assert lines[0]["entry"]["ledger_opened"]["ledger"] == "acme"
+    as_of = lambda *when: run("show", "log", *when, "--json", "--store", books_at)  # noqa: E731
+    assert len(as_of("--as-of-size", 2).lines) == len(as_of("--as-of-time", "2026-11-22T18:00:00.000001Z").lines) == 2
+    assert (as_of("--as-of-size", 99).code, as_of("--as-of-size", -1).code, as_of(2, "--as-of-size", 2).code) == (1, 1, 1)
     by_kind = run("show", "log", "--kind", "units_issued", "--json", "--store", books_at)
     assert [json.loads(line)["index"] for line in by_kind.lines] == [14]
     by_carol = run("show", "log", "--principal", "carol", "--json", "--store", books_at)
