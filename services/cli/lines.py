@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import ParseDict, ParseError
 
+from chain_adapters.json_depth import DEPTH_MAX, is_too_deep
 from ledger.rules import COMMAND_TYPES
 from services.cli.outcome import UsageError
 from services.settings import suggestion
@@ -136,10 +137,12 @@ def _csv_line(number: int, header: list[str], cells: list[str]) -> Line:
 def read_json(text: str) -> Any:
     """Read a JSON document.
 
-    Raises: LineError, also for what the parser alone would let through or end in a fault: integers of thousands of digits, nesting beyond
-    what the interpreter follows, lone surrogates (no protobuf text can hold one), NaN and its kin, and a member named twice, of which the
-    parser would take the last.
+    Raises: LineError, also for what the parser alone would let through or end in a fault: integers of thousands of digits, nesting that
+    overflows the stack, lone surrogates (no protobuf text can hold one), NaN and its kin, and a member named twice, of which the parser
+    would take the last.
     """
+    if text.count("[") + text.count("{") > DEPTH_MAX and is_too_deep(text.encode(errors="replace")):
+        raise LineError(f"it is nested more than {DEPTH_MAX} levels deep, or does not close what it opens")
     try:
         document = json.loads(text, object_pairs_hook=_members_of_pairs, parse_constant=_refuse_constant)
         if "\\u" in text:
@@ -150,8 +153,6 @@ def read_json(text: str) -> Any:
         raise LineError("it has a lone surrogate, which is no character") from error
     except ValueError as error:
         raise LineError("it has an integer of too many digits") from error
-    except RecursionError as error:
-        raise LineError("it is nested too deeply") from error
     return document
 
 
