@@ -29,6 +29,7 @@ FILE_NAME: Final = "stockledger.toml"
 ENVIRONMENT_PREFIX: Final = "STOCKLEDGER_"
 SECRET_KEY_START: Final = "PRIVATE+KEY+"  # noqa: S105 - how such a text begins, not one
 _HIDDEN: Final = "(hidden)"
+_NUMBER_MAX: Final = (1 << 63) - 1
 _SECRETS: Final = ("page_token_secret", "chain_key_passphrase")
 """Settings that are shown by nobody; others hide the secret part of their text."""
 
@@ -143,7 +144,7 @@ def _from_file(named: str | None) -> dict[str, tuple[Any, str]]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOML or UTF-8 that it is not, an integer of thousands of digits, nesting without end
         raise SettingsError(f"{path} is not TOML: {error}") from error
     for name in content:
         if name not in SETTINGS:
@@ -166,11 +167,12 @@ def _parse(name: str, value: Any, where: str) -> Any:
             return value.lower() == "true"
         raise SettingsError(f"{name} of {where} is {value!r}, it must be true or false")
     if isinstance(default, int):
-        number = int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
+        number = int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 19 else value
         least = 0 if name in SERVER_SETTINGS or name in WORKER_SETTINGS else 1  # a server's count of 0 means no limit
-        if type(number) is int and number >= least:
+        if type(number) is int and least <= number <= _NUMBER_MAX:
             return number
-        raise SettingsError(f"{name} of {where} is {value!r}, it must be a whole number {'not below' if least == 0 else 'above'} zero")
+        bounds = f"{'not below' if least == 0 else 'above'} zero and below 2^63"
+        raise SettingsError(f"{name} of {where} is {value!r}, it must be a whole number {bounds}")
     if not isinstance(value, str):
         raise SettingsError(f"{name} of {where} is of type {type(value).__name__}, it must be a text")
     return value

@@ -54,6 +54,10 @@ def list_chains(state: State, request: chains_pb2.ListChainsRequest, now_us: int
 
 
 def list_deployments(state: State, request: chains_pb2.ListDeploymentsRequest, now_us: int) -> chains_pb2.ListDeploymentsResponse:
+    if request.instrument:
+        find_instrument(state, request.instrument)
+    if request.chain:
+        find_chain(state, request.chain)
     wanted = {
         f"{chain} {instrument}": (instrument, chain)
         for instrument, chain in state.deployments
@@ -72,6 +76,8 @@ def deployment_of(state: State, key: tuple[str, str]) -> chains_pb2.Deployment:
 
 
 def list_chain_keys(state: State, request: chains_pb2.ListChainKeysRequest, now_us: int) -> chains_pb2.ListChainKeysResponse:
+    if request.chain:
+        find_chain(state, request.chain)
     page, token = page_of(request, (name for name, key in state.chain_keys.items() if request.chain in ("", key.chain)))
     found = [key_message(state.chain_keys[name]) for name in page]
     return chains_pb2.ListChainKeysResponse(size=state.size, next_page_token=token, keys=found)
@@ -80,6 +86,8 @@ def list_chain_keys(state: State, request: chains_pb2.ListChainKeysRequest, now_
 def list_deposit_addresses(
     state: State, request: chains_pb2.ListDepositAddressesRequest, now_us: int
 ) -> chains_pb2.ListDepositAddressesResponse:
+    if request.chain:
+        find_chain(state, request.chain)
     at_chain = (name for name in state.deposit_addresses if request.chain in ("", state.accounts[name].place))
     page, token = page_of(request, at_chain)
     found = [chains_pb2.DepositAddress(deposit_address=name, account=state.deposit_addresses[name]) for name in page]
@@ -149,6 +157,10 @@ def _order_of(token: str) -> _Order:
 
 
 def list_instructions(state: State, request: chains_pb2.ListInstructionsRequest, now_us: int) -> chains_pb2.ListInstructionsResponse:
+    if request.instrument:
+        find_instrument(state, request.instrument)
+    if request.chain:
+        find_chain(state, request.chain)
     wanted = (
         _Order(rank_of(each), each.index, each.position)
         for each in state.instructions.values()
@@ -187,6 +199,8 @@ def transaction_message(each: records.OpenTransaction) -> chains_pb2.OpenTransac
 
 def list_transactions(state: State, request: chains_pb2.ListTransactionsRequest, now_us: int) -> chains_pb2.ListTransactionsResponse:
     """List what may land. Versions of 32,768 bytes make a page of large items, so it ends by bytes too."""
+    if request.chain:
+        find_chain(state, request.chain)
     recorded = (each for each in state.open_transactions.values() if request.chain in ("", each.chain))
     wanted = {_Recorded(each.index, each.position): each for each in recorded}
     page, token = page_of(request, wanted, _recorded_of)
@@ -246,6 +260,10 @@ def list_places(state: State, request: chains_pb2.ListPlacesRequest, now_us: int
 def list_multiplier_changes(
     state: State, request: chains_pb2.ListMultiplierChangesRequest, now_us: int
 ) -> chains_pb2.ListMultiplierChangesResponse:
+    if request.instrument:
+        find_instrument(state, request.instrument)
+    if request.place not in ("", BOOK):
+        find_chain(state, request.place, "place")
     wanted = {
         _Recorded(change.index, change.position): change
         for (instrument, place), changes in state.multiplier_changes.items()

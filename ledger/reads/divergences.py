@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ledger.answers import timestamp
 from ledger.reads.pages import page_of
+from ledger.rules.chains.registration import find_chain
 from stockledger.v1 import chains_pb2
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def divergence_message(each: records.Divergence) -> chains_pb2.Divergence:
 
 
 def list_divergences(state: State, request: chains_pb2.ListDivergencesRequest, now_us: int) -> chains_pb2.ListDivergencesResponse:
+    if request.chain:
+        find_chain(state, request.chain)
     wanted = (number for number, each in state.divergences.items() if request.chain in ("", each.chain))
     page, token = page_of(request, wanted, int)
     found = [divergence_message(state.divergences[number]) for number in page]

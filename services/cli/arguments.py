@@ -21,14 +21,23 @@ DESCRIPTION: Final = """The stock ledger for tokenised stock: one append-only, p
 
 A store holds one ledger: sqlite:///books.db is a file in the current directory. The first `apply` or `import` makes it.
 """
-OVERVIEW: Final = """a first quarter of an hour:
+OVERVIEW: Final = r"""a first quarter of an hour, in an empty folder:
+  export STOCKLEDGER_STORE=sqlite:///books.db STOCKLEDGER_ORIGIN=acme.example/stockledger STOCKLEDGER_SIGNING_KEY=checkpoint.key
   stockledger keys generate checkpoint.key --name acme.example/stockledger
-  stockledger import --instruments instruments.csv --holders holders.csv --store sqlite:///books.db
-  stockledger commands TransferUnits                     what a command needs
-  stockledger apply commands.jsonl --approver carol      carry commands out
-  stockledger show register AAPLx                        who holds what
-  stockledger verify                                     check every byte and every rule
-  stockledger prove 41                                   a receipt that anybody can check offline
+  printf 'symbol,name,kind,underlying_isin
+AAPLx,Apple,stock,US0378331005
+' > instruments.csv
+  printf 'holder,country,investor_class,accounts
+h-1,DE,retail,book:alice
+' > holders.csv
+  stockledger import --instruments instruments.csv --holders holders.csv
+  stockledger commands FreezeAccount              # what a command needs
+  echo '{"command": "FreezeAccount", "account": "book:alice", "legal_reference": "order 7"}' > commands.jsonl
+  stockledger apply commands.jsonl                # carry commands out
+  stockledger show accounts --holder h-1          # what stands in the books
+  stockledger verify                              # check every byte and every rule
+  stockledger prove 4                             # a receipt that anybody can check offline
+  stockledger verify-receipt entry-4.tlog-proof entry-4.entry
 
 Every setting may stand in stockledger.toml, in the environment (STOCKLEDGER_STORE, ...) or in a flag; `stockledger config` shows which.
 """

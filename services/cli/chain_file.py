@@ -114,7 +114,7 @@ def read_chain_file(path: str) -> ChainFile:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOML or UTF-8 that it is not, an integer of thousands of digits, nesting without end
         raise UsageError(f"{path} is not TOML: {error}") from error
     for name, kind in (("tokens", TokenEntry), ("omnibus", OmnibusEntry)):
         if name in content:

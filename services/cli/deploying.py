@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from services.cli.chain_file import ChainFile, OmnibusEntry
 
 POLL_SECONDS: Final = 0.5
+_MULTIPLIER_DIGITS_MAX: Final = 39
+"""Of 2^128 - 1."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -100,7 +102,8 @@ def _terms(file: ChainFile, setup: ChainSetup, accounts: Mapping[str, str]) -> T
     Raises: UsageError for parties that are missing or unknown, and multipliers that are no numbers.
     """
     for token in file.tokens:
-        if not (token.multiplier.isascii() and token.multiplier.isdecimal() and int(token.multiplier)):
+        digits = token.multiplier
+        if not (digits.isascii() and digits.isdecimal() and len(digits) <= _MULTIPLIER_DIGITS_MAX and int(digits)):
             raise UsageError(f"the multiplier of {token.instrument} is {token.multiplier!r}, it must be a whole number at scale 1e18")
     tokens = tuple(
         TokenTerms(token.instrument, token.name, token.decimals, int(token.multiplier), token.uri, token.reserve_feed)

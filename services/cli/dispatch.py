@@ -13,6 +13,7 @@ from chain_adapters.protocol import ChainError, ChainUnavailable
 from ledger.errors import DataLoss, LedgerError, Unavailable
 from ledger.log.store import refuse_unsafe_settings
 from services.cli.outcome import DAMAGED, DONE, FAULT, INTERRUPTED, REFUSED, UNAVAILABLE, USAGE, UsageError
+from services.cli.output import escape_what_cannot_be_printed
 from services.settings import SettingsError
 from stockledger.v1.errors_pb2 import Reason
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 def dispatch(options: argparse.Namespace) -> int:
     """Run `options.run`, "module:function"; expected errors are told in one sentence on stderr, never as a traceback."""
     module, _, function = options.run.partition(":")
+    escape_what_cannot_be_printed()
     try:
         refuse_unsafe_settings(os.environ)
         code = int(getattr(importlib.import_module(module), function)(options))

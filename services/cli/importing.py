@@ -8,16 +8,17 @@ the log itself, by instrument, account and reference.
 from __future__ import annotations
 
 import contextlib
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ledger.errors import NotFound, refusal
+from ledger.arithmetic import UNITS_MAX
+from ledger.errors import InvalidRequest, LedgerError, NotFound, refusal
+from ledger.rules.instruments import DECIMALS_MAX
 from services.cli.applying import Report, batches
 from services.cli.approving import Clerk, Outcome, derived_request_id
-from services.cli.lines import LIST_SEPARATOR, LineError, cells_to_fields, make_command
+from services.cli.lines import LIST_SEPARATOR, LineError, NotCsvError, cells_to_fields, csv_records, make_command
 from services.cli.outcome import UsageError
 from services.cli.output import Progress, parse_decimal_text
 from services.cli.stores import open_books, settings_of
@@ -52,7 +53,7 @@ class Wish:
     where: str
     name: str
     command: Any
-    error: str = ""
+    error: str | LedgerError = ""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -60,6 +61,10 @@ def run(options: argparse.Namespace) -> int:
     settings = settings_of(options)
     if not (options.instruments or options.holders or options.holdings):
         raise UsageError("nothing to import: give --instruments, --holders or --holdings")
+    if not 0 <= options.decimals <= DECIMALS_MAX:
+        raise UsageError(f"--decimals is {options.decimals}, it must be 0 to {DECIMALS_MAX}")
+    if not 1 <= options.authorised <= UNITS_MAX:
+        raise UsageError(f"--authorised is {options.authorised}, it must be 1 to {UNITS_MAX}")
     report = Report()
     with Progress("lines") as progress, contextlib.ExitStack() as opened:
         rows = {kind: _read_rows(getattr(options, kind)) for kind in ("instruments", "holders", "holdings") if getattr(options, kind)}
@@ -107,6 +112,9 @@ class Importer:
 
     def _is_new(self, wish: Wish) -> bool:
         """Say whether a wish must be asked for; report it, if it is in the books already or cannot be."""
+        if isinstance(wish.error, LedgerError):
+            self._report.add(wish.where, wish.name, Outcome("refused", error=wish.error))
+            return False
         if wish.command is None:
             self._report.add_malformed(wish.where, wish.name, wish.error)
             return False
@@ -125,14 +133,17 @@ class Importer:
         return False
 
     def _in_books(self, command: Any) -> dict[str, Any] | None:
-        """Return what the books have of the thing a command would make, by the command's fields; None if there is no such thing."""
+        """Return what the books have of the thing a command would make, by the command's fields; None if there is no such thing.
+
+        Of an id that is none nothing can be there either: the command itself is then refused, with its own reason.
+        """
         if isinstance(command, IssueUnitsRequest):
             units = self._issued.get(_key(command)) or self._pending.get(_key(command), (None,))[0]
             return None if units is None else {"units": units}
         read, field = _READS[type(command)]
         try:
             message = getattr(self._books.execute(read(command)), field)
-        except NotFound:
+        except (InvalidRequest, NotFound):
             return None
         known = message.DESCRIPTOR.fields_by_name
         return {name.name: getattr(message, name.name) for name, _ in command.ListFields() if name.name in known}
@@ -201,12 +212,20 @@ def _instrument(where: str, cells: dict[str, str], defaults: dict[str, Any]) -> 
         fields.setdefault("decimals", defaults["decimals"])
         if "backing" not in fields:
             fields |= cells_to_fields(RegisterInstrumentRequest, {"backing": defaults["backing"]})
-        fields.setdefault("authorised_units", defaults["authorised"] * 10 ** int(fields["decimals"]))
+        fields.setdefault("authorised_units", defaults["authorised"] * 10 ** _decimals(str(fields["decimals"])))
         if fields.get("kind") == InstrumentKind.Name(InstrumentKind.INSTRUMENT_KIND_CASH):
             fields.setdefault("currency", fields.get("symbol", ""))
         return Wish(where, name, make_command(name, fields))
     except (LineError, ValueError) as error:
         return Wish(where, name, None, str(error))
+
+
+def _decimals(cell: str) -> int:
+    """Return decimals that an instrument may have: whoever raises 10 to them must not do it for hours."""
+    digits = cell.lstrip("0") or cell[:1]
+    if not (len(digits) == 1 and digits.isascii() and digits.isdecimal() and int(digits) <= DECIMALS_MAX):
+        raise LineError(f"decimals is {cell}, it must be 0 to {DECIMALS_MAX}")
+    return int(digits)
 
 
 def _holder(where: str, cells: dict[str, str]) -> Wish:
@@ -236,7 +255,9 @@ def _opening_holdings(rows: list[tuple[str, dict[str, str]]], books: Ledger) -> 
             if first != where:
                 raise LineError(f"{first} has an opening holding of {command.instrument} in {command.account} already")  # noqa: TRY301
             wishes.append(Wish(where, ISSUE, command))
-        except (LineError, NotFound, ValueError) as error:
+        except (InvalidRequest, NotFound) as error:
+            wishes.append(Wish(where, ISSUE, None, error))
+        except (LineError, ValueError) as error:
             wishes.append(Wish(where, ISSUE, None, str(error)))
     return wishes
 
@@ -264,13 +285,19 @@ def _read_rows(path: str) -> list[tuple[str, dict[str, str]]]:
     """Read a CSV with a header as (file:line, cells by column)."""
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows = [(f"{Path(path).name}:{reader.line_num}", row) for row in reader]
+            records = csv_records(file)
+            header = [title.strip() for title in next(records, (1, []))[1]]
+            rows = [(f"{Path(path).name}:{number}", cells) for number, cells in records]
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not CSV in UTF-8: {error}") from error
-    for where, row in rows:
-        if None in row or None in row.values():
-            raise UsageError(f"{where} has another number of cells than the header")
-    return [(where, {column.strip(): cell.strip() for column, cell in row.items()}) for where, row in rows]
+    except NotCsvError as error:
+        raise UsageError(f"{path}:{error.number} is not CSV: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not text in UTF-8: {error}") from error
+    for title in header:
+        if header.count(title) > 1:
+            raise UsageError(f"the header of {path} names the column {title} twice")
+    for where, cells in rows:
+        if len(cells) != len(header):
+            raise UsageError(f"{where} has {len(cells)} cells, the header {len(header)}")
+    return [(where, dict(zip(header, map(str.strip, cells), strict=True))) for where, cells in rows]

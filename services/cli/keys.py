@@ -246,7 +246,10 @@ def _moment(text: str | None) -> datetime.datetime:
         raise UsageError(f"{text!r} is not a moment such as 2026-11-22T18:00:00Z") from error
     if moment.tzinfo is None:
         raise UsageError(f"{text!r} does not say its time zone; Z is UTC")
-    return moment.astimezone(datetime.UTC).replace(microsecond=0)
+    try:
+        return moment.astimezone(datetime.UTC).replace(microsecond=0)
+    except OverflowError as error:
+        raise UsageError(f"{text!r} is not between the years 1 and 9999 in UTC") from error
 
 
 def _utc(moment: datetime.datetime) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import ParseDict, ParseError
 
+from chain_adapters.json_depth import DEPTH_MAX, is_too_deep
 from ledger.rules import COMMAND_TYPES
 from services.cli.outcome import UsageError
 from services.settings import suggestion
@@ -25,10 +27,20 @@ COMMAND: Final = "command"
 LIST_SEPARATOR: Final = ";"
 _TRUTHS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _TIME: Final = "google.protobuf.Timestamp"
+_UNDERSCORE: Final = re.compile("_(.)")
 
 
 class LineError(Exception):
     """A line is not a command; the message says why."""
+
+
+class NotCsvError(Exception):
+    """A record is not CSV; the message says why."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+        """Of the line it begins on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,35 +70,57 @@ def read_commands(lines: Iterable[str], form: str | None) -> Iterator[Line]:
 
 
 def _json_line(number: int, text: str) -> Line:
+    name = ""
     try:
-        fields = json.loads(text)
-    except json.JSONDecodeError as error:
-        return Line(number, "", None, f"it is not JSON: {error.msg} at column {error.colno}")
-    if not isinstance(fields, dict):
-        return Line(number, "", None, "it is not a JSON object")
-    name = str(fields.pop(COMMAND, ""))
-    try:
+        fields = read_json(text)
+        if not isinstance(fields, dict):
+            raise LineError("it is not a JSON object")  # noqa: TRY301
+        given = fields.pop(COMMAND, "")
+        if not isinstance(given, str):
+            raise LineError(f"its {COMMAND} is not a text")  # noqa: TRY301
+        name = given
         return Line(number, name, make_command(name, fields))
     except LineError as error:
         return Line(number, name, None, str(error))
 
 
 def _read_csv(first: str, rest: Iterator[str], start: int) -> Iterator[Line]:
-    header = [title.strip() for title in next(csv.reader([first]))]
+    records = csv_records(itertools.chain([first], rest), start)
+    try:
+        header = [title.strip() for title in next(records)[1]]
+    except NotCsvError as error:
+        raise UsageError(f"line {error.number}, the header, is not CSV: {error}") from error
     if header[0] != COMMAND:
         raise UsageError(f"the first column of the CSV is {header[0]!r}, it must be {COMMAND!r}; a line of JSON begins with {{")
     if len(set(header)) != len(header):
         raise UsageError("the header of the CSV names a column twice")
-    return _csv_lines(header, csv.reader(rest), start)
+    return _csv_lines(header, records)
 
 
-def _csv_lines(header: list[str], reader: Any, start: int) -> Iterator[Line]:
+def _csv_lines(header: list[str], records: Iterator[tuple[int, list[str]]]) -> Iterator[Line]:
+    try:
+        for number, cells in records:
+            if any(cells):
+                yield _csv_line(number, header, cells)
+    except NotCsvError as error:
+        yield Line(error.number, "", None, f"it is not CSV: {error}; nothing after it was read")
+
+
+def csv_records(lines: Iterable[str], start: int = 1) -> Iterator[tuple[int, list[str]]]:
+    """Yield the records of a CSV that are not empty, each with the number of the line it begins on; the first line is `start`.
+
+    Raises: NotCsvError. Where the record after such a one begins, nobody can tell.
+    """
+    reader = csv.reader(lines, strict=True)
+    number = start
     try:
         for cells in reader:
-            if any(cells):
-                yield _csv_line(start + reader.line_num, header, cells)
+            if cells:
+                yield number, cells
+            number = start + reader.line_num
     except csv.Error as error:
-        raise UsageError(f"line {start + reader.line_num} is not CSV: {error}") from error
+        last = start + reader.line_num - 1
+        raise NotCsvError(number, str(error) if last == number else f"{error} on line {last}; perhaps its quote is not closed") from error
 
 
 def _csv_line(number: int, header: list[str], cells: list[str]) -> Line:
@@ -98,6 +132,43 @@ def _csv_line(number: int, header: list[str], cells: list[str]) -> Line:
         return Line(number, name, make_command(name, cells_to_fields(command_type(name), named)))
     except LineError as error:
         return Line(number, name, None, str(error))
+
+
+def read_json(text: str) -> Any:
+    """Read a JSON document.
+
+    Raises: LineError, also for what the parser alone would let through or end in a fault: integers of thousands of digits, nesting that
+    overflows the stack, lone surrogates (no protobuf text can hold one), NaN and its kin, and a member named twice, of which the parser
+    would take the last.
+    """
+    if text.count("[") + text.count("{") > DEPTH_MAX and is_too_deep(text.encode(errors="replace")):
+        raise LineError(f"it is nested more than {DEPTH_MAX} levels deep, or does not close what it opens")
+    try:
+        document = json.loads(text, object_pairs_hook=_members_of_pairs, parse_constant=_refuse_constant)
+        if "\\u" in text:
+            json.dumps(document, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise LineError(f"it is not JSON: {error.msg} at column {error.colno}") from error
+    except UnicodeEncodeError as error:
+        raise LineError("it has a lone surrogate, which is no character") from error
+    except ValueError as error:
+        raise LineError("it has an integer of too many digits") from error
+    return document
+
+
+def _members_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the members of an object. In protobuf JSON `requestId` is another spelling of `request_id`, and so the same member."""
+    seen = set()
+    for name, _ in pairs:
+        spelling = _UNDERSCORE.sub(lambda found: found[1].upper(), name)
+        if spelling in seen:
+            raise LineError(f"it names {name} twice")
+        seen.add(spelling)
+    return dict(pairs)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise LineError(f"it is not JSON: {name} is no number there")
 
 
 def command_type(name: str) -> Any:
@@ -125,7 +196,7 @@ def make_command(name: str, fields: dict[str, Any]) -> Any:
             raise LineError(f"{name} has no field {field}{suggestion(field, known)}")
     try:
         return ParseDict(fields, message)
-    except (ParseError, ValueError, TypeError) as error:
+    except (ParseError, ValueError, TypeError, OverflowError) as error:
         raise LineError(f"{name}: {str(error).rstrip('.')}") from error
 
 
@@ -156,9 +227,9 @@ def _cell_value(field: Any, cell: str) -> Any:
         return enum_name(field, cell)
     if field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type.full_name != _TIME:
         try:
-            return json.loads(cell)
-        except json.JSONDecodeError as error:
-            raise LineError(f"{field.name} is a message and must be JSON: {error.msg}") from error
+            return read_json(cell)
+        except LineError as error:
+            raise LineError(f"{field.name} is a message and must be JSON: {error}") from error
     return cell
 
 

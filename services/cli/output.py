@@ -1,12 +1,14 @@
 """What a person or a machine gets to see: tables, numbers with their decimals, JSON, and progress.
 
 Answers go to stdout; progress, notes and complaints to stderr. Colours, frames and progress appear on a terminal only, so that what is
-piped is the same everywhere.
+piped is the same everywhere. A character that the output cannot take is written as its escape: printing never fails on one.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 
 _PROGRESS_SECONDS: Final = 0.1
 _BAR_WIDTH: Final = 24
+_WHOLE_DIGITS_MAX: Final = 19
+"""Of 2^62 and all that is checked against it; longer texts would be long to read as numbers, or fail."""
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What would break a row of a table, or be an order to the terminal; and lone surrogates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +55,47 @@ def ratio_text(value: int, scale_decimals: int) -> str:
 def parse_decimal_text(text: str, decimals: int) -> int:
     """Read a decimal number as units. Example: `parse_decimal_text("1.5", 8) == 150_000_000`.
 
-    Raises: ValueError when it is not a plain number, or has more decimals than there are.
+    Raises: ValueError when it is not a plain number, is beyond all bounds, or has more decimals than there are.
     """
     whole, point, fraction = text.partition(".")
     digits = whole + fraction
     if not (digits.isascii() and digits.isdecimal()) or (point and not (whole and fraction)):
         raise ValueError(f"{text!r} is not a number such as 1.5")
+    whole = whole.lstrip("0")
+    if len(whole) > _WHOLE_DIGITS_MAX:
+        raise ValueError(f"a number of {len(whole)} digits is more than can be counted")
     if len(fraction.rstrip("0")) > decimals:
         raise ValueError(f"{text} has more than {decimals} decimals")
     scale: int = 10**decimals
-    return int(whole) * scale + int(fraction[:decimals].ljust(decimals, "0") or "0")
+    return int(whole or 0) * scale + int(fraction[:decimals].ljust(decimals, "0") or "0")
+
+
+def escape_what_cannot_be_printed() -> None:
+    """From now on write a character that stdout or stderr cannot take as its escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def json_text(document: Any, indent: int | None = None) -> str:
+    """Write JSON, in ASCII alone where stdout is not UTF-8: JSON has escapes of its own."""
+    is_utf8 = (sys.stdout.encoding or "").lower() in ("utf-8", "utf8")
+    return json.dumps(document, indent=indent, ensure_ascii=not is_utf8)
 
 
 def print_json(document: Any) -> None:
     """Print one JSON document: on lines of its own for a person, on one line for a machine."""
-    print(json.dumps(document, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+    print(json_text(document, 2 if sys.stdout.isatty() else None))
+
+
+def printable(text: str) -> str:
+    r"""Write control characters and lone surrogates as escapes. Example: a line feed as `\n`."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], empty: str) -> None:
-    """Print rows under titles, or the sentence that says there are none."""
+    """Print rows under titles, one line each, or the sentence that says there are none."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     if not rows:
         print(empty)
     elif not (sys.stdout.isatty() and _print_framed(columns, rows)):

@@ -7,8 +7,8 @@ no one read gives them: all supplies, holdings of everybody, and the log.
 from __future__ import annotations
 
 import itertools
-import json
 import re
+import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,10 +20,11 @@ from ledger.reads.pages import PAGE_SIZE_MAX
 from ledger.replay import parse_entry
 from ledger.request_ids import format_request_id
 from ledger.rules.checks import utc_text
+from services.cli.naming import with_names_checked
 from services.cli.outcome import DONE, UsageError
-from services.cli.output import Column, Progress, note, print_json, print_table
+from services.cli.output import Column, Progress, json_text, note, print_json, print_table
 from services.cli.rendering import Renderer, as_json, detail_of
-from services.cli.stores import open_store, settings_of, state_of
+from services.cli.stores import open_store, settings_of, size_of, state_of
 from services.settings import suggestion
 from stockledger.v1 import accounts_pb2, reserves_pb2
 from stockledger.v1.errors_pb2 import Reason
@@ -40,6 +41,8 @@ LIMIT_DEFAULT: Final = 100
 LOG: Final = "log"
 _FILTERS: Final = ("instrument", "account", "holder", "principal", "country", "broker", "chain")
 _DETAIL_LENGTH: Final = 100
+_INDEX_DIGITS_MAX: Final = 18
+"""No log is longer, and Python turns no text of thousands of digits into a number."""
 
 
 class Books:
@@ -92,17 +95,30 @@ def run(options: argparse.Namespace) -> int:
     with Progress() as progress, open_store(settings) as log:
         if options.what == LOG:
             return _show_log(log, options)
+        if options.kind is not None or options.from_index:
+            raise UsageError("--kind and --from-index are of the log")
         state = state_of(log, settings, progress, size=options.as_of_size, time_text=options.as_of_time)
     past = options.as_of_size is not None or options.as_of_time is not None
     last_us = state.last_decision_time_us
     books = Books(state, last_us if past else max(time.time_ns() // 1000, last_us))
     filters = {name: getattr(options, f"of_{name}") for name in _FILTERS if getattr(options, f"of_{name}") is not None}
+    _check_filled(options.name, filters)
     if options.what in _SPECIAL:
         message_type, find = _SPECIAL[options.what]
-        items: Iterable[Any] = find(books, _with_name(options, filters, message_type))
+        filters = _with_name(options, filters, message_type)
+        items: Iterable[Any] = with_names_checked(state, find(books, filters), filters)
     else:
         message_type, items = _list_items(books, lists[options.what], options, filters)
     return _print_items(options, state, message_type, items)
+
+
+def _check_filled(name: str | None, filters: dict[str, str]) -> None:
+    """Refuse what is given and empty: a list would be all there is. A broker may be: a holder can be of none."""
+    if name == "":
+        raise UsageError("NAME is empty")
+    for field, value in filters.items():
+        if not value and field != "broker":
+            raise UsageError(f"--{field} is empty")
 
 
 def _list_items(books: Books, request_type: Any, options: argparse.Namespace, filters: dict[str, str]) -> tuple[Any, Iterable[Any]]:
@@ -117,7 +133,7 @@ def _list_items(books: Books, request_type: Any, options: argparse.Namespace, fi
     asked = {name: value for name, value in filters.items() if name in own}
     rest = {name: value for name, value in filters.items() if name not in own}
     _check_filters(options.what, message_type, rest)
-    return message_type, _matching(books.read_all(request_type, **asked), rest)
+    return message_type, with_names_checked(books.state, _matching(books.read_all(request_type, **asked), rest), filters)
 
 
 def _response_type(request_type: Any) -> Any:
@@ -148,7 +164,7 @@ def _matching(items: Iterable[Any], filters: dict[str, str]) -> Iterator[Any]:
 
 def _holders(books: Books, filters: dict[str, str]) -> Iterator[Any]:
     """Give all holders, or the one whose id is asked for: a list by id cannot be asked to narrow that down."""
-    return _matching(books.read_all(accounts_pb2.ListHoldersRequest), filters)
+    return _matching(books.read_all(accounts_pb2.ListHoldersRequest, country=filters.get("country", "")), filters)
 
 
 def _supplies(books: Books, filters: dict[str, str]) -> Iterator[Any]:
@@ -184,7 +200,7 @@ def _limit(options: argparse.Namespace) -> int | None:
         return None if options.json else LIMIT_DEFAULT
     if options.limit < 0:
         raise UsageError(f"--limit is {options.limit}, it must not be below zero")
-    return options.limit or None
+    return min(options.limit, sys.maxsize - 1) or None
 
 
 def _print_items(options: argparse.Namespace, state: State, message_type: Any, items: Iterable[Any]) -> int:
@@ -208,9 +224,10 @@ def _print_items(options: argparse.Namespace, state: State, message_type: Any, i
 
 
 def _show_log(log: Log, options: argparse.Namespace) -> int:
+    _check_log_options(options)
+    size = size_of(log, options.as_of_size, options.as_of_time)
     if options.name is not None:
-        return _show_entry(log, options)
-    size = log.size if options.as_of_size is None else min(options.as_of_size, log.size)
+        return _show_entry(log, size, options)
     start = max(size + options.from_index, 0) if options.from_index < 0 else options.from_index
     if start > size:
         raise refusal(Reason.REASON_INDEX_BEYOND_LOG, f"index {start} is beyond the log of {size}", index=start, size=size)
@@ -222,7 +239,7 @@ def _show_log(log: Log, options: argparse.Namespace) -> int:
     shown = itertools.islice(entries, limit)
     if options.json:
         for index, entry in shown:
-            print(json.dumps(_entry_document(index, entry), ensure_ascii=False))
+            print(json_text(_entry_document(index, entry)))
         return DONE
     columns = [Column("index", right=True), Column("decided"), Column("principal"), Column("event"), Column("what")]
     print_table(columns, [_log_row(index, entry) for index, entry in shown], f"no such entry among {size}")
@@ -247,12 +264,22 @@ def _log_row(index: int, entry: Entry) -> list[str]:
     return [str(index), utc_text(entry.decision_time_us), entry.principal, kind + part, detail_of(getattr(entry, kind), _DETAIL_LENGTH)]
 
 
-def _show_entry(log: Log, options: argparse.Namespace) -> int:
-    if not (options.name.isascii() and options.name.isdecimal()):
+def _check_log_options(options: argparse.Namespace) -> None:
+    """Refuse what has no meaning for the log: it would be ignored."""
+    for name in _FILTERS:
+        if name != "principal" and getattr(options, f"of_{name}") is not None:
+            raise UsageError(f"log cannot be narrowed down by {name}")
+    if options.name is not None and (options.kind is not None or options.of_principal is not None or options.from_index):
+        raise UsageError("log INDEX shows one entry, which nothing else can narrow down")
+
+
+def _show_entry(log: Log, size: int, options: argparse.Namespace) -> int:
+    digits = options.name.lstrip("0") or options.name[:1]
+    if not (digits.isascii() and digits.isdecimal()):
         raise UsageError(f"the index of an entry is a whole number, not {options.name!r}")
-    index = int(options.name)
-    if index >= log.size:
-        raise refusal(Reason.REASON_INDEX_BEYOND_LOG, f"index {index} is beyond the log of {log.size}", index=index, size=log.size)
+    if len(digits) > _INDEX_DIGITS_MAX or int(digits) >= size:
+        raise refusal(Reason.REASON_INDEX_BEYOND_LOG, f"index {digits} is beyond the log of {size}", index=digits, size=size)
+    index = int(digits)
     (_, _, data), *_ = log.read_checked(index, index + 1)
     print_json(_entry_document(index, parse_entry(data, index)))
     return DONE

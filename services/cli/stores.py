@@ -75,11 +75,16 @@ def origin_of(log: Log) -> str:
     return replay.parse_entry(log.entry(0), 0).ledger_opened.origin
 
 
-def state_of(log: Log, settings: Settings, progress: Progress, *, size: int | None = None, time_text: str | None = None) -> State:
-    """Return the books as they are, or as of a size or a moment; from the snapshot where it is not beyond that."""
+def size_of(log: Log, size: int | None, time_text: str | None) -> int:
+    """Return the size of the log, or that which --as-of-size or --as-of-time means."""
     if size is not None and time_text is not None:
         raise UsageError("--as-of-size and --as-of-time exclude one another")
-    wanted = log.size if size is None and time_text is None else replay.size_at(log, size=size, time_us=parse_time(time_text))
+    return log.size if size is None and time_text is None else replay.size_at(log, size=size, time_us=parse_time(time_text))
+
+
+def state_of(log: Log, settings: Settings, progress: Progress, *, size: int | None = None, time_text: str | None = None) -> State:
+    """Return the books as they are, or as of a size or a moment; from the snapshot where it is not beyond that."""
+    wanted = size_of(log, size, time_text)
     path = settings.snapshot or snapshots.snapshot_path_of(settings.store)
     kept = snapshots.load_state(log, path)[0] if path is not None else None
     state = kept if kept is not None and kept.size <= wanted else State()

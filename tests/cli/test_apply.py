@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -59,6 +61,22 @@ def counts(done) -> dict[str, int]:
         ("{", "it is not JSON: Expecting property name enclosed in double quotes at column 2"),
         ("[]", "it is not a JSON object"),
         ("{}", "it has no command"),
+        ('{"command": ""}', "it has no command"),
+        ('{"command": 5}', "its command is not a text"),
+        ('{"command": null}', "its command is not a text"),
+        ('{"command": ["TransferUnits"]}', "its command is not a text"),
+        (r'{"command": "\ud800"}', "it has a lone surrogate, which is no character"),
+        (r'{"command": "TransferUnits", "\udfff": 1}', "it has a lone surrogate, which is no character"),
+        (r'{"command": "RegisterInstrument", "kind": "\ud800"}', "it has a lone surrogate, which is no character"),
+        ('{"command": "TransferUnits", "units": %s}' % ("9" * 5000), "it has an integer of too many digits"),
+        ("[" * 100_000, "it is nested more than 64 levels deep"),
+        ('{"a":' * 100_000, "it is nested more than 64 levels deep"),
+        ('{"command": "TransferUnits", "units": NaN}', "it is not JSON: NaN is no number there"),
+        ('{"command": "TransferUnits", "units": 1, "units": 2}', "it names units twice"),
+        ('{"command": "TransferUnits", "command": "TransferUnits"}', "it names command twice"),
+        ('{"command": "TransferUnits", "request_id": "", "requestId": ""}', "it names requestId twice"),
+        ('{"command": "SetApprovalPolicy", "policy": {"approvals_needed": 2, "approvals_needed": 0}}', "it names approvals_needed twice"),
+        ('{"command": "RegisterInstrument", "kind": 1e999}', "RegisterInstrument: "),
         ('{"command": "TransferUnit"}', "TransferUnit is not a command (did you mean TransferUnits?)"),
         ('{"command": "Zzz"}', "Zzz is not a command"),
         ('{"command": "TransferUnits", "unit": 1}', "TransferUnits has no field unit (did you mean units?)"),
@@ -80,7 +98,14 @@ def test_what_is_wrong_with_a_line_of_json_is_said(line, error):
         ("TransferUnits,,maybe,,,,", "validate_only is 'maybe', it must be true or false"),
         ("RegisterInstrument,,,shares,,,", "kind is 'shares', it must be one of stock, etf, bond, reit, fund, commodity_trust, cash"),
         ("TransferUnits,,,stock,,,", "TransferUnits has no field kind"),
-        ("SetApprovalPolicy,,,,{,,", "policy is a message and must be JSON: "),
+        ("SetApprovalPolicy,,,,{,,", "policy is a message and must be JSON: it is not JSON: Expecting"),
+        (f"SetApprovalPolicy,,,,{'[' * 100_000},,", "policy is a message and must be JSON: it is nested more than 64 levels deep"),
+        (f"SetApprovalPolicy,,,,{'9' * 5000},,", "policy is a message and must be JSON: it has an integer of too many digits"),
+        (
+            'SetApprovalPolicy,,,,"{""command"": ""A"", ""command"": ""B""}",,',
+            "policy is a message and must be JSON: it names command twice",
+        ),
+        (f"TransferUnits,{'9' * 5000},,,,,", "TransferUnits: Failed to parse units field: "),
         ("TransferUnits,,,,,,,,", "it has 9 cells, the header 7"),
     ],
 )
@@ -111,10 +136,55 @@ def test_cells_may_be_lists_enums_messages_and_moments():
     assert (policy.policy.command, policy.policy.approvals_needed) == ("IssueUnits", 2)
 
 
-@pytest.mark.parametrize("lines", [["units,command"], ["command,units,units"], ["no header at all"]])
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[" * 90_000 + "]" * 90_000])
+def test_depth_is_no_matter_of_the_recursion_limit(place, text):
+    """A library below web3 sets it to 100,000 for the whole process: there the parser overflows the stack."""
+    (place / "c.jsonl").write_text(text)
+    code = "import sys; sys.setrecursionlimit(100_000); from services.cli.lines import *; print(*read_commands(open('c.jsonl'), 'jsonl'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "it is nested more than 64 levels deep" in done.stdout
+
+
+def test_many_brackets_are_not_deep():
+    legs = [{"sources": [16], "destinations": [17], "units": [1]}] * 1000
+    (found,) = read_commands([json.dumps({"command": "TransferBatch", "legs": legs})], "jsonl")
+    assert len(found.command.legs) == 1000
+
+
+@pytest.mark.parametrize("lines", [["units,command"], ["command,units,units"], ["no header at all"], ['command,"units']])
 def test_a_csv_without_its_header_is_refused_as_a_whole(lines):
     with pytest.raises(UsageError):
         list(read_commands(lines, None))
+
+
+@pytest.mark.parametrize(
+    ("lines", "number", "error"),
+    [
+        (['TransferUnits,1,"a', "TransferUnits,2,b"], 4, "unexpected end of data on line 5; perhaps its quote is not closed"),
+        (['TransferUnits,1,"a', 'TransferUnits,2,"b"'], 4, """',' expected after '"' on line 5; perhaps its quote is not closed"""),
+        (['TransferUnits,1,"a"b', "TransferUnits,2,b"], 4, "',' expected after '\"'"),
+        (["", "TransferUnits,1,a", f"TransferUnits,1,{'a' * 200_000}"], 6, "field larger than field limit (131072)"),
+    ],
+)
+def test_a_quote_that_is_not_closed_swallows_nothing(lines, number, error):
+    *good, found = read_commands(["", "command,units,reference", "TransferUnits,9,", *(f"{line}\n" for line in lines)], "csv")
+    assert all(line.command is not None for line in good)
+    assert (found.number, found.command, found.error) == (number, None, f"it is not CSV: {error}; nothing after it was read")
+
+
+def test_a_record_is_named_by_the_line_it_begins_on():
+    found = list(read_commands(["command,reference\n", 'TransferUnits,"a\n', 'b"\n', "\n", "TransferUnits,c\n"], "csv"))
+    assert [(line.number, line.command.reference) for line in found] == [(2, "a\nb"), (5, "c")]
+
+
+def test_what_stands_before_a_quote_that_is_not_closed_is_booked(run, place, books, holding):
+    row = "TransferUnits,AAPLx,book:alice,book:bob"
+    file = write(place / "c.csv", "command,instrument,source,destination,units,reference", f"{row},1,", f'{row},2,"b', f"{row},4,")
+    done = run("apply", file, *STORE, "--json")
+    assert (done.code, counts(done)) == (1, {"booked": 1, "refused": 1})
+    assert [each["line"] for each in done.json["refusals"]] == ["3"]
+    assert holding("book:bob") == 150_000_001
 
 
 def test_nothing_is_no_error():
@@ -133,6 +203,26 @@ def test_a_refused_line_does_not_stop_the_others(run, place, books, holding):
     assert done.json["refusals"][0]["metadata"]["needed"] == str(10**12)
     assert done.json["size"] == books + 2
     assert holding("book:bob") == 150_000_003
+
+
+def test_no_line_keeps_the_others_from_being_booked(run, place, books, holding):
+    odd = ['{"command": "TransferUnits", "units": %s}' % ("9" * 5000), "[" * 100_000, r'{"command": "\ud800"}', '{"command": "\x1b[2J"}']
+    done = run("apply", write(place / "c.jsonl", transfer(1), *odd, {"command": "\x1b[2J\n"}, transfer(2)), *STORE, "--json")
+    assert (done.code, counts(done)) == (1, {"booked": 2, "refused": 5})
+    assert [each["line"] for each in done.json["refusals"]] == ["2", "3", "4", "5", "6"]
+    assert holding("book:bob") == 150_000_003
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_printing_never_fails_on_a_character(place, books, encoding):
+    lines = [{"command": text} for text in ("\x1b[2J\n", "\N{SNOWMAN}", "\N{GRINNING FACE}")]
+    file = write(place / "c.jsonl", *lines)
+    done = run_process("apply", file, *STORE, PYTHONIOENCODING=encoding)
+    assert (done.code, done.err) == (1, "")
+    assert len(done.lines) == 2 + len(lines) + 1
+    assert r"\x1b[2J\n is not a command" in done.lines[2]
+    as_json = run_process("apply", file, *STORE, "--json", PYTHONIOENCODING=encoding)
+    assert [each["command"] for each in json.loads(as_json.out)["refusals"]] == [line["command"] for line in lines]
 
 
 def test_the_report_for_people(run, place, books):

@@ -258,6 +258,7 @@ def test_somebody_elses_token(run, place, evm):
         (("[[tokens]]", "[[token]]"), "token is not known (did you mean tokens?)"),
         (('"four-minter.key"', '"nowhere.key"'), "the key nowhere.key cannot be read"),
         (("decimals = 8", 'decimals = 8\nmultiplier = "1.5"'), "must be a whole number at scale 1e18"),
+        (("decimals = 8", f'decimals = 8\nmultiplier = "{"9" * 5000}"'), "must be a whole number at scale 1e18"),
         (("[keys]", "[keys"), "is not TOML"),
     ],
 )

@@ -96,6 +96,11 @@ def test_columns_may_say_more(run, place):
         ("symbol,isins\nAAPLx,x\n", "RegisterInstrument takes no column isins (did you mean isin?)"),
         ("symbol,request_id\nAAPLx,x\n", "RegisterInstrument takes no column request_id"),
         ("symbol,name,kind,underlying_isin\nAAPLx,Apple,stock,US0378331006\n", "check digit"),
+        ("symbol,decimals\nAAPLx,400000000\n", "decimals is 400000000, it must be 0 to 8"),
+        ("symbol,decimals\nAAPLx,9\n", "decimals is 9, it must be 0 to 8"),
+        ("symbol,decimals\nAAPLx,-1\n", "decimals is -1, it must be 0 to 8"),
+        ("symbol,decimals\nAAPLx,8.0\n", "decimals is 8.0, it must be 0 to 8"),
+        (f"symbol,decimals\nAAPLx,{'9' * 5000}\n", "decimals is 999"),
     ],
 )
 def test_a_bad_line_of_instruments_is_named(run, place, content, message):
@@ -106,11 +111,57 @@ def test_a_bad_line_of_instruments_is_named(run, place, content, message):
     assert message in done.json["refusals"][0]["message"]
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--decimals", "400000000"), "--decimals is 400000000, it must be 0 to 8"),
+        (("--decimals", "-1"), "--decimals is -1, it must be 0 to 8"),
+        (("--authorised", "0"), "--authorised is 0, it must be 1 to 4611686018427387904"),
+        (("--authorised", "9" * 4000), "--authorised is 999"),
+    ],
+)
+def test_an_option_out_of_its_range_is_refused(run, files, place, option, message):
+    done = run("import", *files, *option, *STORE)
+    assert done.code == 64
+    assert done.json["error"]["message"].startswith(message)
+    assert not (place / "books.db").exists()
+
+
 @pytest.mark.parametrize("content", ["a,b\n1\n", "a,b\n1,2,3\n", 'a,b\n"1,2\n'])
 def test_a_file_that_is_no_table_is_refused_as_a_whole(run, place, content):
     (place / "i.csv").write_text(content)
     assert run("import", "--instruments", "i.csv", *STORE).code == 64
     assert not (place / "books.db").exists()
+
+
+@pytest.mark.parametrize("header", ["symbol,name,name", "symbol,name, name"])
+def test_a_header_that_names_a_column_twice_is_refused(run, place, header):
+    (place / "i.csv").write_text(f"{header}\nAAPLx,Apple,Orange\n")
+    done = run("import", "--instruments", "i.csv", *STORE)
+    assert (done.code, done.json["error"]["message"]) == (64, "the header of i.csv names the column name twice")
+    assert not (place / "books.db").exists()
+
+
+def test_a_quote_that_is_not_closed_is_named(run, place):
+    (place / "h.csv").write_text('holder,country\nh-1,DE\n\nh-2,"FR\nh-3,CH\n')
+    message = "h.csv:4 is not CSV: unexpected end of data on line 5; perhaps its quote is not closed"
+    assert run("import", "--holders", "h.csv", *STORE).json["error"]["message"] == message
+
+
+def test_an_empty_id_is_refused_and_the_others_are_booked(run, place):
+    (place / "i.csv").write_text("symbol,name,kind,underlying_isin\n,Apple,stock,US0378331005\nAAPLx,Apple,stock,US0378331005\n")
+    (place / "h.csv").write_text("holder,country,investor_class,accounts\n,DE,retail,book:alice\nh-2,FR,retail,book:bob\n")
+    (place / "o.csv").write_text("instrument,account,quantity\n,book:bob,1\nAAPLx,book:bob,2\n")
+    done = run("import", "--instruments", "i.csv", "--holders", "h.csv", "--holdings", "o.csv", *STORE)
+    assert (done.code, counts(done)) == (1, (3, 0, 5))
+    *empty, other = done.json["refusals"]
+    assert (other["line"], other["reason"]) == ("o.csv:3", "ATTESTATION_STALE")
+    assert [(each["line"], each["command"], each["reason"], each["message"]) for each in empty] == [
+        ("i.csv:2", "RegisterInstrument", "FIELD_MISSING", "symbol is empty"),
+        ("h.csv:2", "RegisterHolder", "FIELD_MISSING", "holder is empty"),
+        ("h.csv:2", "OpenAccount", "FIELD_MISSING", "holder is empty"),
+        ("o.csv:2", "IssueUnits", "FIELD_MISSING", "instrument is empty"),
+    ]
 
 
 def test_opening_holdings_need_evidence(run, files):
@@ -174,6 +225,7 @@ def test_two_lines_for_one_holding_are_refused(run, files, place):
         ("AAPLx,book:bob,,,", "it must have either units or a quantity"),
         ("ZZZx,book:bob,1.5,,", "no instrument 'ZZZx'"),
         ("AAPLx,book:bob,1.123456789,,", "1.123456789 has more than 8 decimals"),
+        (f"AAPLx,book:bob,{'9' * 5000},,", "a number of 5000 digits is more than can be counted"),
         ("AAPLx,book:bob,-1,,", "'-1' is not a number such as 1.5"),
     ],
 )

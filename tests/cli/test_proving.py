@@ -251,6 +251,14 @@ def test_a_statement_of_ones_own_is_signed_as_it_is(run, place):
             ("--ledger-id", "acme", "--custody-account", "a 1", "--isin", "US0378331005", "--settled", "1"),
             "the statement would be refused: ",
         ),
+        (
+            ("--ledger-id", "acme", "--custody-account", "a/1", "--isin", "US0378331005", "--settled", "9" * 5000),
+            "a number of 5000 digits is more than can be counted",
+        ),
+        (
+            ("--ledger-id", "a", "--custody-account", "a/1", "--isin", "x", "--settled", "1", "--as-of", "0001-01-01T00:00:00+14:00"),
+            "in UTC",
+        ),
         (("--statement", "missing.json"), "statement missing.json cannot be read"),
     ],
 )

@@ -37,6 +37,9 @@ def test_lists_and_numbers_come_from_the_environment_too():
         ("request_window_count = true", "request_window_count of stockledger.toml is True, it must be a whole number above zero"),
         ("approvers = [1]", "approvers of stockledger.toml is [1], it must be a list of texts"),
         ("store = ", "stockledger.toml is not TOML"),
+        (f"request_window_count = {'9' * 20}", f"request_window_count of stockledger.toml is {'9' * 20}, it must be a whole number above"),
+        (f"request_window_count = {'9' * 5000}", "stockledger.toml is not TOML"),
+        (f"approvers = {'[' * 100_000}", "stockledger.toml is not TOML"),
     ],
 )
 def test_a_file_that_is_not_understood_is_refused_by_name(place, content, message):
@@ -44,6 +47,12 @@ def test_a_file_that_is_not_understood_is_refused_by_name(place, content, messag
     with pytest.raises(SettingsError) as caught:
         load_settings({}, {})
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("digits", ["9" * 20, "9" * 5000])
+def test_a_number_beyond_64_bits_is_refused_by_name(digits):
+    with pytest.raises(SettingsError, match=f"request_window_count of STOCKLEDGER_REQUEST_WINDOW_COUNT is '{digits}'"):
+        load_settings({}, {"STOCKLEDGER_REQUEST_WINDOW_COUNT": digits})
 
 
 def test_a_named_file_must_be_there():

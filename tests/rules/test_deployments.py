@@ -82,6 +82,7 @@ def test_a_native_token(books: Scenario) -> None:
     books.when(deploy(), approver="approver").accepted()
     assert books.booked[-1] == DeploymentRegistered(deployment=wanted)
     assert listed(books) == listed(books, chain="eip155:1", instrument="AAPLx") == [wanted]
+    books.given(register("eip155:2"))
     assert listed(books, chain="eip155:2") == listed(books, instrument="NVDAx") == []
 
 
@@ -249,6 +250,7 @@ def test_deposit_addresses_get_accounts_at_their_chain(books: Scenario) -> None:
     assert books.answer.deposit_address_count == 2
     found = books.books.execute(ListDepositAddressesRequest(chain="eip155:1")).deposit_addresses
     assert [row.deposit_address for row in found] == sorted([KEY, OTHER_ADDRESS])
+    books.given(register("eip155:2"))
     assert not books.books.execute(ListDepositAddressesRequest(chain="eip155:2")).deposit_addresses
 
 

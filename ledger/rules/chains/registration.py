@@ -38,11 +38,11 @@ FINALITY_DEPTH_MAX: Final = 10_000
 HASH_LENGTH_MAX: Final = 128
 
 
-def find_chain(state: State, chain: str) -> records.Chain:
+def find_chain(state: State, chain: str, field: str = "chain") -> records.Chain:
     """Return a chain by its CAIP-2 id."""
     found = state.chains.get(chain)
     if found is None:
-        check_chain("chain", chain)
+        check_chain(field, chain)
         raise refusal(Reason.REASON_CHAIN_NOT_FOUND, f"no chain {chain!r}", chain=chain)
     return found
 
