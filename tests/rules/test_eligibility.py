@@ -112,6 +112,43 @@ def test_the_list_as_of_an_earlier_size() -> None:
     books.when(ListEligibilityRequest(instrument="NONEx")).raises("INSTRUMENT_NOT_FOUND")
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_pages_of_rules_are_the_list_cut_up(books: Scenario, size: int) -> None:
+    for number in range(4):
+        set_rule(
+            books, *(rule(date, barred_countries=[country]) for date, country in (("2026-12-01", f"A{'ABCD'[number]}"), (TODAY, "US")))
+        )
+    whole = books.books.execute(ListEligibilityRequest(instrument="AAPLx"))
+    assert len(whole.rules) == 8
+    assert not whole.next_page_token
+    found, token = [], ""
+    while True:
+        page = books.books.execute(ListEligibilityRequest(instrument="AAPLx", page_size=size, page_token=token))
+        assert len(page.rules) <= size
+        found += page.rules
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == list(whole.rules)
+    books.when(ListEligibilityRequest(instrument="AAPLx", page_size=-1)).raises("FIELD_MALFORMED")
+    for foreign in ("AAPLx", "2026-12-01", "2026-12-01 x"):
+        books.when(ListEligibilityRequest(instrument="AAPLx", page_token=foreign)).raises("FIELD_MALFORMED", field="page_token")
+
+
+def test_rules_set_between_two_pages_move_none_of_the_others(books: Scenario) -> None:
+    set_rule(books, *(rule(date, barred_countries=["US"]) for date in ("2026-01-01", "2026-06-01", "2026-06-01", "2026-12-01")))
+    first = books.books.execute(ListEligibilityRequest(instrument="AAPLx", page_size=2))
+    set_rule(books, rule("2025-01-01", barred_countries=["FR"]), rule("2026-06-01", barred_countries=["FR"]))
+    rest = books.books.execute(ListEligibilityRequest(instrument="AAPLx", page_token=first.next_page_token))
+    assert [(known.effective_date, list(known.barred_countries)) for known in (*first.rules, *rest.rules)] == [
+        ("2026-01-01", ["US"]),
+        ("2026-06-01", ["US"]),
+        ("2026-06-01", ["US"]),
+        ("2026-06-01", ["FR"]),
+        ("2026-12-01", ["US"]),
+    ]
+
+
 def test_setting_again_gets_the_first_answer(books: Scenario) -> None:
     check_repeat(Scenario().given(*two_holders()), rule(barred_countries=["US"]), rule(barred_countries=["FR"]))
 

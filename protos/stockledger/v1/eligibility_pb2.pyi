@@ -266,14 +266,20 @@ Global___CheckTransferResponse: _TypeAlias = CheckTransferResponse  # noqa: Y015
 
 @_typing.final
 class ListEligibilityRequest(_message.Message):
-    """List the dated rules of an instrument."""
+    """List the dated rules of an instrument. A page ends early with the item that passes 1 MB."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AS_OF_FIELD_NUMBER: _builtins.int
     INSTRUMENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     instrument: _builtins.str
     """The instrument. Example: "AAPLx"."""
+    page_size: _builtins.int
+    """At most this many items, 1 to 1,000; 0: 100. Example: 50."""
+    page_token: _builtins.str
+    """next_page_token of the page before; empty: the first page. Example: "2026-01-01 0"."""
     @_builtins.property
     def as_of(self) -> _common_pb2.AsOf:
         """The state to read; absent: now. Example: size 1000."""
@@ -283,10 +289,12 @@ class ListEligibilityRequest(_message.Message):
         *,
         as_of: _common_pb2.AsOf | None = ...,
         instrument: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "instrument", b"instrument"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "instrument", b"instrument", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -300,21 +308,25 @@ class ListEligibilityResponse(_message.Message):
 
     SIZE_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     size: _builtins.int
     """Size of the log that this answer reflects, in entries. Example: 1000."""
+    next_page_token: _builtins.str
+    """Pass it as page_token for the next page; empty: this was the last. Example: "2026-01-01 0"."""
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___EligibilityRule]:
-        """By effective_date. Example: [{effective_date: "2026-01-01"}]."""
+        """The page, by effective_date, and of one date in the order in which they were set. Example: [{effective_date: "2026-01-01"}]."""
 
     def __init__(
         self,
         *,
         size: _builtins.int = ...,
         rules: _abc.Iterable[Global___EligibilityRule] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "rules", b"rules", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
