@@ -147,6 +147,10 @@ def test_pages_follow_one_another_and_their_tokens_are_sealed(operator, server):
     assert len(seen) == len(set(seen)) == len(server.books._state.accounts)
 
 
+def test_every_read_of_the_books_can_be_as_of():
+    assert [request.__name__ for request in READS if "as_of" not in request.DESCRIPTOR.fields_by_name] == []
+
+
 def test_every_list_has_pages():
     """The log's own list goes on by index."""
     lists = [method for method in METHODS.values() if method.name.startswith("List") and method.name != "ListEntries"]

@@ -172,7 +172,9 @@ Global___EligibilitySet: _TypeAlias = EligibilitySet  # noqa: Y015
 
 @_typing.final
 class CheckTransferRequest(_message.Message):
-    """Ask, without booking, whether a transfer would be accepted now."""
+    """Ask, without booking, whether a transfer would be accepted, now or as of another state: then by its holdings, freezes and rules, and by
+    the dated rules in force on the day asked for.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -180,6 +182,7 @@ class CheckTransferRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     DESTINATION_FIELD_NUMBER: _builtins.int
     UNITS_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     instrument: _builtins.str
     """The instrument. Example: "AAPLx"."""
     source: _builtins.str
@@ -188,6 +191,10 @@ class CheckTransferRequest(_message.Message):
     """The account that would take. Example: "book:bob"."""
     units: _builtins.int
     """Smallest units. Example: 150000000."""
+    @_builtins.property
+    def as_of(self) -> _common_pb2.AsOf:
+        """The state to decide on; absent: now. Example: size 1000."""
+
     def __init__(
         self,
         *,
@@ -195,10 +202,11 @@ class CheckTransferRequest(_message.Message):
         source: _builtins.str = ...,
         destination: _builtins.str = ...,
         units: _builtins.int = ...,
+        as_of: _common_pb2.AsOf | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "instrument", b"instrument", "source", b"source", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "destination", b"destination", "instrument", b"instrument", "source", b"source", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -238,7 +246,7 @@ class CheckTransferResponse(_message.Message):
     size: _builtins.int
     """Size of the log that this answer reflects, in entries. Example: 1000."""
     accepted: _builtins.bool
-    """True if the transfer would be booked now. Example: false."""
+    """True if the transfer would be booked, or would have been. Example: false."""
     reason: _builtins.str
     """Otherwise the reason without its prefix. Example: "HOLDER_NOT_ELIGIBLE"."""
     explanation: _builtins.str
