@@ -540,7 +540,8 @@ class Ledger:
         size = as_of.size if which == "size" else None
         moment_us = time_us("as_of.time", as_of.time) if size is None else None
         with self._past_state(size, moment_us) as state:
-            return read(state, request, state.last_decision_time_us)
+            last_us = state.last_decision_time_us
+            return read(state, request, last_us if moment_us is None else max(min(moment_us, self._clock.wall_us()), last_us))
 
     # ---- end ------------------------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ledger.answers import timestamp
 from ledger.reads.pages import count_within_bytes, page_of
@@ -36,20 +36,42 @@ def list_approvals(state: State, request: approvals_pb2.ListApprovalsRequest, no
 def list_approval_policies(
     state: State, request: approvals_pb2.ListApprovalPoliciesRequest, now_us: int
 ) -> approvals_pb2.ListApprovalPoliciesResponse:
+    page, token = page_of(request, state.approval_policies)
     policies = [
         approvals_pb2.ApprovalPolicy(command=command, approvals_needed=policy.approvals_needed, approvers=policy.approvers)
-        for command, policy in sorted(state.approval_policies.items())
+        for command in page
+        for policy in (state.approval_policies[command],)
     ]
-    return approvals_pb2.ListApprovalPoliciesResponse(size=state.size, policies=policies)
+    return approvals_pb2.ListApprovalPoliciesResponse(size=state.size, next_page_token=token, policies=policies)
+
+
+class _Grant(NamedTuple):
+    """A grant, in the order of the list; as a page token "<role> <length of the principal> <principal><scope>".
+
+    Principal and scope may have any characters, so nothing can stand between them.
+    """
+
+    principal: str
+    role: int
+    scope: str
+
+    def __str__(self) -> str:
+        return f"{self.role} {len(self.principal)} {self.principal}{self.scope}"
+
+
+def _grant_of(token: str) -> _Grant:
+    role, length, names = token.split(" ", 2)
+    return _Grant(names[: int(length)], int(role), names[int(length) :])
 
 
 def list_roles(state: State, request: approvals_pb2.ListRolesRequest, now_us: int) -> approvals_pb2.ListRolesResponse:
+    wanted = (_Grant(*key) for key in state.roles if request.principal in ("", key[0]))
+    page, token = page_of(request, wanted, _grant_of)
     grants = [
-        approvals_pb2.RoleGranted(principal=principal, role=approvals_pb2.Role.ValueType(role), scope=scope)
-        for principal, role, scope in sorted(state.roles)
-        if request.principal in ("", principal)
+        approvals_pb2.RoleGranted(principal=grant.principal, role=approvals_pb2.Role.ValueType(grant.role), scope=grant.scope)
+        for grant in page
     ]
-    return approvals_pb2.ListRolesResponse(size=state.size, grants=grants)
+    return approvals_pb2.ListRolesResponse(size=state.size, next_page_token=token, grants=grants)
 
 
 READS = {

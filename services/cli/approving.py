@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from ledger.errors import LedgerError
+from ledger.reads.pages import PAGE_SIZE_MAX
 from ledger.request_ids import format_request_id, parse_request_id
 from ledger.rules.approvals import command_name
 from stockledger.v1.approvals_pb2 import ApproveCommandRequest, ListApprovalPoliciesRequest
@@ -100,7 +101,7 @@ class Clerk:
             outcomes[position] = _approved(answers[position], given)
 
     def _waiting_commands(self) -> frozenset[str]:
-        policies = self._books.execute(ListApprovalPoliciesRequest()).policies
+        policies = self._books.execute(ListApprovalPoliciesRequest(page_size=PAGE_SIZE_MAX)).policies  # one a kind of command
         return frozenset(policy.command for policy in policies if policy.approvals_needed)
 
     def _waits(self, command: Any, waiting: frozenset[str]) -> bool:

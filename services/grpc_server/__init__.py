@@ -10,6 +10,7 @@ subjects.py         which fields of a message name whose things
 visibility.py       what he may see: lists and entries with what is not his taken out
 group_commit.py     commands of all connections share decisions and flushes
 streams.py          the two RPCs that stream
+origin_index.py     whose was what is over: grown along the log for brokers' streams
 page_tokens.py      sealed, bound to query and principal
 limits.py           in-flight requests, rates, sizes
 errors.py           refusals as google.rpc.Status

@@ -21,7 +21,8 @@ from stockledger.v1.errors_pb2 import Reason
 if TYPE_CHECKING:
     from ledger.errors import LedgerError
 
-TOKEN_LENGTH_MAX: Final = 1_024
+TOKEN_LENGTH_MAX: Final = 2_048
+"""The longest key is that of a grant, whose principal and scope have 268 characters of up to 4 bytes: sealed, 1,492."""
 
 
 class PageTokens:

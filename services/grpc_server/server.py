@@ -116,7 +116,7 @@ class Server:
             store_is_away=self._on_store_away,
         )
         operators = frozenset(settings.operators) | ({settings.local_operator} if local and settings.local_operator else set())
-        streams = Streams(
+        self.streams = Streams(
             books=books,
             commits=self._commits,
             readers=self._readers,
@@ -133,7 +133,7 @@ class Server:
             readers=self._readers,
             page_tokens=PageTokens(settings.page_token_secret),
             operators=operators,
-            streams=streams,
+            streams=self.streams,
             leadership=self.leadership,
         )
         handlers = servicers.handlers()
@@ -191,6 +191,7 @@ class Server:
         await self._commits.stop()
         await asyncio.get_running_loop().run_in_executor(None, self.leadership.stop)
         self._readers.shutdown(wait=True, cancel_futures=True)
+        self.streams.origin_index.close()
         if self._metrics_server is not None:
             self._metrics_server.shutdown()
             self._metrics_server.server_close()

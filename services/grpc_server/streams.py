@@ -6,10 +6,9 @@ A slow reader slows nobody else: what he has not taken stays in the log, and a p
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -22,7 +21,8 @@ from services.grpc_server.authentication import unauthenticated
 from services.grpc_server.authorization import authorize, authorize_all
 from services.grpc_server.errors import shortened
 from services.grpc_server.group_commit import Job, stopping
-from services.grpc_server.subjects import OPENING_KINDS, Origins, Owner
+from services.grpc_server.origin_index import OriginIndex
+from services.grpc_server.subjects import Owner
 from services.grpc_server.visibility import show_entry
 from stockledger.v1.audit_pb2 import StoredEntry, StreamEntriesRequest, StreamEntriesResponse, VisibleEntry
 from stockledger.v1.errors_pb2 import Reason
@@ -52,11 +52,6 @@ _NO_REQUEST_ID: Final = refusal(
     "request_id is empty: on a stream every transfer has one, so that it can be sent again when the stream breaks",
     field="request_id",
 )
-_OPENING_TOPICS: Final = {
-    message.full_name: field.name
-    for field in Entry.DESCRIPTOR.oneofs_by_name["event"].fields
-    if field.name in OPENING_KINDS and (message := field.message_type) is not None
-}
 
 
 class Growth:
@@ -83,6 +78,15 @@ class Growth:
         return True
 
 
+class _Piece(NamedTuple):
+    """A piece of the log for one caller: by what permission, where the next one begins, whether anything is in it, and the message."""
+
+    permission: Permission
+    next_index: int
+    has_entries: bool
+    data: bytes
+
+
 class Streams:
     """Answers the calls that stream."""
 
@@ -106,8 +110,7 @@ class Streams:
         self._operators = operators
         self._settings = settings
         self._growth = growth
-        self._origins = Origins()
-        self._indexing = threading.Lock()
+        self.origin_index = OriginIndex(books, growth)
 
     def handler(self, rpc: str, request_type: type[Any], gate: Gate) -> Any:
         """Return the handler of a streaming RPC, or None if it is not known here."""
@@ -123,18 +126,25 @@ class Streams:
         """Send the log from an index on, then what comes."""
         check_known(request)
         index = request.start_index
-        await self._in_thread(self._permission, call, request)
+        permission = await self._in_thread(self._permission, call, request)
         size = self._books.size
         if not 0 <= index <= size:
             raise refusal(Reason.REASON_INDEX_BEYOND_LOG, f"index {index} is beyond the log of {size}", index=index, size=size)
         told = -1
         while True:
             while index < self._books.size:
-                index, has_entries, data = await self._in_thread(self._piece, index, call, request)
+                stop = min(index + PIECE_ENTRIES, self._books.size)
+                if not (permission.everything or await self.origin_index.reach(stop, self._settings.stream_report_seconds)):
+                    check_valid(call, self._growth)
+                    yield StreamEntriesResponse(size=self._books.size, next_index=index).SerializeToString()
+                    permission = await self._in_thread(self._permission, call, request)
+                    continue
+                piece = await self._in_thread(self._piece, index, stop, call, request)
                 check_valid(call, self._growth)
-                if has_entries:
+                permission, index = piece.permission, piece.next_index
+                if piece.has_entries:
                     told = index
-                    yield data
+                    yield piece.data
             if told < index:
                 told = index
                 yield StreamEntriesResponse(size=self._books.size, next_index=index).SerializeToString()
@@ -153,14 +163,12 @@ class Streams:
         self._leadership.refuse_to_read()
         return self._books.look(lambda state: authorize(state, call.identity.principal, self._operators, call.rpc, request))
 
-    def _piece(self, index: int, call: Call, request: StreamEntriesRequest) -> tuple[int, bool, bytes]:
-        """Return the index behind a piece of the log, whether anything of it is for the caller, and the message."""
+    def _piece(self, index: int, stop: int, call: Call, request: StreamEntriesRequest) -> _Piece:
+        """Return what a caller may see of the log from an index up to `stop`, or less."""
         permission, books = self._permission(call, request), self._books
-        size = books.size
-        stop = min(index + PIECE_ENTRIES, size)
-        piece = StreamEntriesResponse(size=size)
-        if not permission.everything:
-            self._index_origins(stop)
+        piece = StreamEntriesResponse(size=books.size)
+        if not permission.everything:  # perhaps only since a moment ago: then nobody has asked for origins yet
+            stop = max(index, min(stop, self.origin_index.origins.size))
         taken = 0
         for at, topic, data in books.log.read(index, stop):
             if permission.everything:
@@ -174,23 +182,11 @@ class Streams:
             if taken >= PIECE_BYTES:
                 break
         piece.next_index = index
-        return index, bool(piece.entries or piece.visible_entries), piece.SerializeToString()
+        return _Piece(permission, index, bool(piece.entries or piece.visible_entries), piece.SerializeToString())
 
     def _shown(self, state: State, index: int, data: bytes, permission: Permission) -> VisibleEntry | None:
-        owner = Owner(state, permission.principal, permission.brokers, self._origins)
+        owner = Owner(state, permission.principal, permission.brokers, self.origin_index.origins)
         return show_entry(index, Entry.FromString(data), permission, owner)
-
-    def _index_origins(self, stop: int) -> None:
-        """Note whose holds, subscriptions, redemptions and approvals were opened before an index. The topic tells which entries to read."""
-        if self._origins.size >= stop:
-            return
-        with self._indexing:
-            for index, topic, data in self._books.log.read(self._origins.size, stop):
-                kind = _OPENING_TOPICS.get(topic)
-                if kind is not None:
-                    entry = Entry.FromString(data)
-                    self._origins.note(kind, getattr(entry, kind), entry.principal)
-                self._origins.size = index + 1
 
     # ---- what transfers need --------------------------------------------------------------------------------------------------------
 

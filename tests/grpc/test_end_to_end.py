@@ -15,7 +15,7 @@ import grpc
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_server_thread import METHODS, Client, RunningServer, give, market, request_id
+from grpc_server_thread import METHODS, Client, RunningServer, book, give, market, request_id
 
 from ledger import audit
 from ledger.batch import Batch
@@ -23,9 +23,12 @@ from ledger.errors import refusal
 from ledger.reads import READS
 from ledger.rules import RULES
 from services.grpc_server.servicers import services
+from stockledger.client import Client as LedgerClient
 from stockledger.v1.accounts_pb2 import GetHoldingRequest, ListAccountsRequest
+from stockledger.v1.approvals_pb2 import GrantRoleRequest, ListApprovalPoliciesRequest, ListRolesRequest, Role
 from stockledger.v1.audit_pb2 import FindRequestRequest, GetReceiptRequest
 from stockledger.v1.common_pb2 import AsOf, LegColumns
+from stockledger.v1.eligibility_pb2 import EligibilityRule, ListEligibilityRequest, SetEligibilityRequest
 from stockledger.v1.errors_pb2 import Reason
 from stockledger.v1.transfers_pb2 import TransferBatchRequest, TransferUnitsRequest
 
@@ -142,6 +145,65 @@ def test_pages_follow_one_another_and_their_tokens_are_sealed(operator, server):
         assert not token.isdecimal()
         assert b"book" not in base64.urlsafe_b64decode(token)
     assert len(seen) == len(set(seen)) == len(server.books._state.accounts)
+
+
+def test_every_read_of_the_books_can_be_as_of():
+    assert [request.__name__ for request in READS if "as_of" not in request.DESCRIPTOR.fields_by_name] == []
+
+
+def test_every_list_has_pages():
+    """The log's own list goes on by index."""
+    lists = [method for method in METHODS.values() if method.name.startswith("List") and method.name != "ListEntries"]
+    assert len(lists) > 20
+    paged = [
+        method
+        for method in lists
+        if {"page_size", "page_token"} <= set(method.input_type.fields_by_name) and "next_page_token" in method.output_type.fields_by_name
+    ]
+    assert [method.name for method in paged] == [method.name for method in lists]
+
+
+@pytest.mark.parametrize(
+    ("rpc", "query", "other"),
+    [
+        ("ApprovalService/ListRoles", ListRolesRequest(), ListRolesRequest(principal="broker-a")),
+        ("ApprovalService/ListApprovalPolicies", ListApprovalPoliciesRequest(), ListApprovalPoliciesRequest(as_of=AsOf(size=9))),
+        ("EligibilityService/ListEligibility", ListEligibilityRequest(instrument="AAPLx"), ListEligibilityRequest(instrument="USDC")),
+    ],
+)
+def test_pages_of_roles_policies_and_rules_by_tokens_of_their_own(operator, server, rpc, query, other):
+    for country in ("US", "FR", "CH"):
+        rule = EligibilityRule(effective_date="2026-01-01", barred_countries=[country])
+        book(server.books, SetEligibilityRequest(instrument="AAPLx", rule=rule))
+    with LedgerClient(server.address) as books:
+        paged = type(query)()
+        paged.CopyFrom(query)
+        paged.page_size = 2
+        whole = list(books.items(query))
+        assert list(books.items(paged)) == whole
+    assert len(whole) > 2
+    token = operator.call(rpc, paged).next_page_token
+    foreign = operator.call("AccountService/ListAccounts", ListAccountsRequest(page_size=2)).next_page_token
+    for request, bad in ((other, token), (query, foreign), (query, "2"), (query, token[:-4] + "AAAA")):
+        asked = type(request)()
+        asked.CopyFrom(request)
+        asked.page_token = bad
+        refused = operator.refused(rpc, asked)
+        assert (refused.info.reason, refused.info.metadata["field"]) == ("FIELD_MALFORMED", "page_token")
+    with Client(server.address, "auditor-1") as auditor:
+        paged.page_token = token
+        assert auditor.refused(rpc, paged).info.reason == "FIELD_MALFORMED"
+
+
+def test_the_token_of_the_longest_grant_is_taken_back(operator, server):
+    widest = "\N{OLD ITALIC LETTER A}"
+    book(server.books, *(GrantRoleRequest(principal=widest * 128, role=Role.ROLE_AUDITOR, scope=widest * n) for n in (140, 139)))
+    request = ListRolesRequest(principal=widest * 128, page_size=1)
+    pages = []
+    while not pages or request.page_token:
+        pages.append(operator.call("ApprovalService/ListRoles", request))
+        request.page_token = pages[-1].next_page_token
+    assert [len(page.grants[0].scope) for page in pages] == [139, 140]
 
 
 def test_a_receipt_needs_a_signer(operator):

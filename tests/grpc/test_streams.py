@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 import time
@@ -10,10 +11,12 @@ import grpc
 import pytest
 from grpc_server_thread import Client, Refused, RunningServer, book, give, market, request_id
 
+from ledger.errors import refusal
 from stockledger.v1.accounts_pb2 import GetAccountRequest
 from stockledger.v1.approvals_pb2 import GrantRoleRequest, RevokeRoleRequest, Role
 from stockledger.v1.audit_pb2 import StreamEntriesRequest
-from stockledger.v1.instruments_pb2 import HaltInstrumentRequest
+from stockledger.v1.errors_pb2 import Reason
+from stockledger.v1.instruments_pb2 import HaltInstrumentRequest, ListInstrumentsRequest
 from stockledger.v1.issuance_pb2 import CancelSubscriptionRequest, RequestSubscriptionRequest
 from stockledger.v1.transfers_pb2 import StreamTransfersRequest, TransferUnitsRequest
 
@@ -137,6 +140,82 @@ def test_a_slow_reader_slows_nobody_else(server, auditor, broker):
     assert time.monotonic() - start < 5
     for stream in streams:
         stream.cancel()
+
+
+@pytest.fixture
+def old_entries(server, monkeypatch):
+    """Hold back what is read of the log's beginning, as a slow store and a long log do, until this event is set."""
+    read, released = server.books.log.read, threading.Event()
+
+    def held(start, stop):
+        if start < server.books.size - 3:
+            released.wait(60)
+        return read(start, stop)
+
+    monkeypatch.setattr(server.books.log, "read", held)
+    yield released
+    released.set()
+
+
+def test_brokers_whose_streams_read_the_whole_log_hold_up_nobodys_reads(server, old_entries):
+    """Whose a hold was is known once the log has been read from its beginning, which takes as long as the log is."""
+    start = server.books.size - 3
+    clients = [Client(server.address, ("broker-a", "broker-b")[number % 2]) for number in range(6)]
+    streams = [client.call(ENTRIES, StreamEntriesRequest(start_index=start, stop_when_caught_up=True)) for client in clients]
+    reports = [next(stream) for stream in streams]  # so all of them wait now
+    with Client(server.address) as operator:
+        for _ in range(10):
+            assert operator.call("InstrumentService/ListInstruments", ListInstrumentsRequest(), timeout=5).instruments
+    assert {(report.size, report.next_index) for report in reports} == {(server.books.size, start)}
+    old_entries.set()
+    assert [list(stream)[-1].next_index for stream in streams] == [server.books.size] * 6
+    for client in clients:
+        client.channel.close()
+
+
+def test_a_broker_who_waits_for_the_whole_log_and_loses_his_role_is_let_go(server, old_entries):
+    book(server.books, GrantRoleRequest(principal="temp", role=Role.ROLE_BROKER, scope="broker-a"))
+    with Client(server.address, "temp") as client:
+        stream = client.call(ENTRIES, StreamEntriesRequest(start_index=server.books.size - 1))
+        assert not next(stream).visible_entries
+        book(server.books, RevokeRoleRequest(principal="temp", role=Role.ROLE_BROKER, scope="broker-a"))
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stream)
+    assert Refused(caught.value).info.reason == "NOT_PERMITTED"
+
+
+def test_a_stop_waits_for_one_slice_of_the_log_only(server, broker, old_entries, monkeypatch):
+    monkeypatch.setattr("services.grpc_server.origin_index.SLICE_ENTRIES", 10)
+    stream = broker.call(ENTRIES, StreamEntriesRequest(start_index=server.books.size - 1))
+    assert not next(stream).visible_entries
+    stopped = asyncio.run_coroutine_threadsafe(server.server.stop(), server.loop)
+    server.run(asyncio.sleep(0))  # the stop has begun
+    old_entries.set()
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stream)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    stopped.result(30)
+    server.stopped = True
+    assert server.server.streams.origin_index.origins.size == 10 < server.books.size
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("stockledger-origins")]
+
+
+def test_a_stream_whose_log_cannot_be_read_ends_and_the_next_one_goes_on(server, broker, monkeypatch):
+    """What was indexed before the fault is kept, and what comes after it is not taken twice."""
+    request = RequestSubscriptionRequest(instrument="AAPLx", account="book:broker-a/alice", cash_instrument="USDC", cash_units=100)
+    subscription = broker.call("IssuanceService/RequestSubscription", request).event.subscription
+    broker.call("IssuanceService/CancelSubscription", CancelSubscriptionRequest(subscription=subscription))
+    last, read = server.books.size - 1, server.books.log.read
+
+    def broken(start, stop):
+        yield from read(start, min(stop, last - 5))
+        raise refusal(Reason.REASON_STORE_UNAVAILABLE, "the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.books.log, "read", broken)
+        assert broker.reason(ENTRIES, StreamEntriesRequest(start_index=last, stop_when_caught_up=True)) == "STORE_UNAVAILABLE"
+    pieces = list(broker.call(ENTRIES, StreamEntriesRequest(start_index=last, stop_when_caught_up=True)))
+    assert [visible.index for piece in pieces for visible in piece.visible_entries] == [last]
 
 
 # ---- transfers -----------------------------------------------------------------------------------------------------------------------

@@ -60,6 +60,20 @@ def waiting(books: Scenario, needed: int = 1, *approvers: str, command: Any = No
     return books.when(command or transfer(), principal="alice").accepted().answer.booking.approval
 
 
+def walk(books: Scenario, request: Any, field: str, size: int) -> list[Any]:
+    """Return the items of a list, page after page; every page but the last is full."""
+    found, request.page_size = [], size
+    while True:
+        page = books.books.execute(request)
+        assert page.size == books.books.size
+        found += (items := getattr(page, field))
+        request.page_token = page.next_page_token
+        if not request.page_token:
+            assert len(items) <= size
+            return found
+        assert len(items) == size
+
+
 # ---- policies ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -70,6 +84,14 @@ def test_what_waits_by_default(books: Scenario) -> None:
     assert {"IssueUnits", "ForceTransfer", "ReverseTransfer", "RecoverWallet", "GrantRole", "SetApprovalPolicy"} <= {
         found.command for found in listed
     }
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_pages_of_policies_are_the_list_cut_up(books: Scenario, size: int) -> None:
+    whole = list(books.books.execute(ListApprovalPoliciesRequest()).policies)
+    assert len(whole) > 3
+    assert walk(books, ListApprovalPoliciesRequest(), "policies", size) == whole
+    books.when(ListApprovalPoliciesRequest(page_size=1001)).raises("FIELD_MALFORMED")
 
 
 def test_a_policy_waits_for_another_persons_approval_itself(books: Scenario) -> None:
@@ -282,6 +304,36 @@ def test_a_role_is_granted_and_revoked(books: Scenario) -> None:
     books.when(revoke(scope="broker-a"), approver="approver").accepted()
     assert books.booked[-1] == RoleRevoked(principal="carol", role=Role.ROLE_ENFORCER, scope="broker-a")
     assert not books.books.execute(ListRolesRequest(principal="carol")).grants
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 1000])
+def test_pages_of_roles_are_the_list_cut_up(books: Scenario, size: int) -> None:
+    """A principal and a scope may have any characters, and be as long as may be: the place behind a grant is told apart all the same."""
+    widest = "\N{OLD ITALIC LETTER A}"
+    pairs = [("a", "b c"), ("a b", "c"), ("a b", ""), ("a", ""), (widest * 128, widest * 140), ("a\n", '"1 2"'), ("17", "17 9"), ("é", " ")]
+    roles = (Role.ROLE_BROKER, Role.ROLE_OPERATOR)
+    books.given(*(grant(principal=principal, role=role, scope=scope) for principal, scope in pairs for role in roles))
+    expected = sorted((principal, role, scope) for principal, scope in pairs for role in roles)
+    assert [(each.principal, each.role, each.scope) for each in walk(books, ListRolesRequest(), "grants", size)] == expected
+    own = walk(books, ListRolesRequest(principal="a b"), "grants", size)
+    assert [(each.principal, each.role, each.scope) for each in own] == [each for each in expected if each[0] == "a b"]
+
+
+def test_a_list_of_roles_goes_on_where_it_was_when_the_grant_there_is_revoked(books: Scenario) -> None:
+    books.given(*(grant(principal=principal) for principal in ("a", "b", "c")))
+    first = books.books.execute(ListRolesRequest(page_size=2))
+    books.given(revoke(principal="b"))
+    rest = books.books.execute(ListRolesRequest(page_size=2, page_token=first.next_page_token))
+    assert [each.principal for each in (*first.grants, *rest.grants)] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("token", ["", "9", "9 1", "carol", "x 1 carol", "9 x carol"])
+def test_a_page_token_that_is_not_of_the_list_of_roles_is_refused(books: Scenario, token: str) -> None:
+    books.given(grant())
+    if token:
+        books.when(ListRolesRequest(page_token=token)).raises("FIELD_MALFORMED", field="page_token")
+    else:
+        assert len(books.books.execute(ListRolesRequest()).grants) == 1
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from primary_market import ONE, issue, market
 from scenario import START_US, Scenario, account, enforcer, holder, stock, two_holders
 from steps import check_repeat
 
+from ledger.answers import timestamp
 from stockledger.v1.accounts_pb2 import AmendHolderRequest, InvestorClass
 from stockledger.v1.common_pb2 import AsOf
 from stockledger.v1.eligibility_pb2 import (
@@ -110,6 +112,43 @@ def test_the_list_as_of_an_earlier_size() -> None:
     books.given(rule(barred_countries=["FR"]))
     assert len(books.books.execute(ListEligibilityRequest(instrument="AAPLx", as_of=AsOf(size=size))).rules) == 1
     books.when(ListEligibilityRequest(instrument="NONEx")).raises("INSTRUMENT_NOT_FOUND")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_pages_of_rules_are_the_list_cut_up(books: Scenario, size: int) -> None:
+    for number in range(4):
+        set_rule(
+            books, *(rule(date, barred_countries=[country]) for date, country in (("2026-12-01", f"A{'ABCD'[number]}"), (TODAY, "US")))
+        )
+    whole = books.books.execute(ListEligibilityRequest(instrument="AAPLx"))
+    assert len(whole.rules) == 8
+    assert not whole.next_page_token
+    found, token = [], ""
+    while True:
+        page = books.books.execute(ListEligibilityRequest(instrument="AAPLx", page_size=size, page_token=token))
+        assert len(page.rules) <= size
+        found += page.rules
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == list(whole.rules)
+    books.when(ListEligibilityRequest(instrument="AAPLx", page_size=-1)).raises("FIELD_MALFORMED")
+    for foreign in ("AAPLx", "2026-12-01", "2026-12-01 x"):
+        books.when(ListEligibilityRequest(instrument="AAPLx", page_token=foreign)).raises("FIELD_MALFORMED", field="page_token")
+
+
+def test_rules_set_between_two_pages_move_none_of_the_others(books: Scenario) -> None:
+    set_rule(books, *(rule(date, barred_countries=["US"]) for date in ("2026-01-01", "2026-06-01", "2026-06-01", "2026-12-01")))
+    first = books.books.execute(ListEligibilityRequest(instrument="AAPLx", page_size=2))
+    set_rule(books, rule("2025-01-01", barred_countries=["FR"]), rule("2026-06-01", barred_countries=["FR"]))
+    rest = books.books.execute(ListEligibilityRequest(instrument="AAPLx", page_token=first.next_page_token))
+    assert [(known.effective_date, list(known.barred_countries)) for known in (*first.rules, *rest.rules)] == [
+        ("2026-01-01", ["US"]),
+        ("2026-06-01", ["US"]),
+        ("2026-06-01", ["US"]),
+        ("2026-06-01", ["FR"]),
+        ("2026-12-01", ["US"]),
+    ]
 
 
 def test_setting_again_gets_the_first_answer(books: Scenario) -> None:
@@ -246,3 +285,39 @@ def test_the_answer_is_the_refusal_that_the_transfer_would_meet(books: Scenario,
     assert books.error is not None
     assert (answer.accepted, answer.reason, answer.explanation) == (False, reason, books.error.message)
     assert dict(answer.metadata) == books.error.metadata
+
+
+def test_whether_it_would_have_been_booked_after_so_many_entries() -> None:
+    """The units, the accounts and the rules of then, all of them from the log."""
+    books = market().given(issue())
+    issued = books.books.size
+    books.given(transfer(10 * ONE))
+    sent = books.books.size
+    books.given(rule(barred_countries=["FR"]))
+    answers = {size: books.books.execute(check(as_of=AsOf(size=size))) for size in (2, issued, sent, books.books.size)}
+    assert [(answer.accepted, answer.reason) for answer in answers.values()] == [
+        (False, "ACCOUNT_NOT_FOUND"),
+        (True, ""),
+        (False, "UNITS_INSUFFICIENT"),
+        (False, "HOLDER_NOT_ELIGIBLE"),
+    ]
+    assert [answer.size for answer in answers.values()] == list(answers)
+    assert books.books.execute(check()) == answers[books.books.size]
+    books.when(check(as_of=AsOf(size=books.books.size + 1))).raises("INDEX_BEYOND_LOG")
+
+
+def test_whether_it_would_have_been_booked_at_a_time_by_the_rules_of_that_day() -> None:
+    """A rule that takes effect at midnight bars from then on, though nothing was booked in between."""
+    books = market().given(issue(), rule("2026-11-23", barred_countries=["FR"]))
+    size = books.books.size
+
+    def accepted(as_of: AsOf | None) -> bool:
+        answer = books.books.execute(check(as_of=as_of))
+        assert answer.size == size
+        return bool(answer.accepted)
+
+    assert accepted(AsOf(time=timestamp(TOMORROW_US))), "still to come: as of now"
+    books.pass_time(24 * 3600)
+    assert [accepted(AsOf(time=timestamp(TOMORROW_US + more))) for more in (-1, 0, 10**15)] == [True, False, False]
+    assert not accepted(None)
+    assert accepted(AsOf(size=size)), "as when the last of these entries was booked"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from dataclasses import replace
 
 from scenario import Scenario, account, cash, holder, stock
@@ -10,6 +11,7 @@ from ledger.reads.pages import PAGE_BYTES, count_within_bytes
 from stockledger.v1.approvals_pb2 import GrantRoleRequest, ListApprovalsRequest, Role
 from stockledger.v1.audit_pb2 import ListEntriesRequest
 from stockledger.v1.common_pb2 import LegColumns
+from stockledger.v1.eligibility_pb2 import EligibilityRule, ListEligibilityRequest, SetEligibilityRequest
 from stockledger.v1.transfers_pb2 import TransferBatchRequest
 
 LEGS = 250_000
@@ -58,4 +60,23 @@ def test_a_list_of_large_waiting_commands_is_bounded_and_complete():
     assert found == sorted(state.approvals)
     assert len(found) == 60
     assert len(sizes) == 4
+    assert max(sizes) < MESSAGE_BYTES_MAX
+
+
+def test_a_list_of_long_rules_is_bounded_and_complete():
+    """A rule may name all 676 countries twice, which makes 5,408 bytes."""
+    letters = string.ascii_uppercase
+    countries = [first + second for first in letters for second in letters]
+    books = Scenario().given(stock())
+    longest = EligibilityRule(effective_date="2026-01-01", allowed_countries=countries, barred_countries=countries)
+    books.books.execute_many([SetEligibilityRequest(instrument="AAPLx", rule=longest)] * 900)
+    found, sizes, token = 0, [], ""
+    while True:
+        page = books.books.execute(ListEligibilityRequest(instrument="AAPLx", page_size=1_000, page_token=token))
+        found += len(page.rules)
+        sizes.append(page.ByteSize())
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == 900
     assert max(sizes) < MESSAGE_BYTES_MAX

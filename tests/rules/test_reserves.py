@@ -676,6 +676,20 @@ def test_stale_evidence_counts_but_stops_issuance(books: Scenario) -> None:
     assert len(books.booked) == 1, "10 shares are known to be left, however old the statement"
 
 
+def test_evidence_is_stale_as_of_a_time_by_that_time_though_nothing_was_booked_since(books: Scenario) -> None:
+    books.given(evidence())
+    size, until_us = books.books.size, START_US + 23 * HOUR_US
+
+    def stale(as_of: AsOf | None) -> bool:
+        return bool(books.books.execute(GetReserveRequest(instrument="AAPLx", as_of=as_of)).reserve.evidence[0].stale)
+
+    assert not stale(AsOf(time=moment(until_us))), "nobody knows yet what is then: it is asked as of now"
+    books.pass_time(24 * 3600)
+    assert [stale(AsOf(time=moment(until_us + more))) for more in (-1, 0, 10**15)] == [False, True, True]
+    assert stale(None)
+    assert not stale(AsOf(size=size)), "when the last of these entries was booked, it was not"
+
+
 def test_another_custodians_stale_statement_does_not_matter_where_it_is_not_needed(books: Scenario) -> None:
     books.given(as_of(-30, 50, signer="bank", key=BANK, custody_account="bank/AAPL-7"), evidence())
     assert [each.stale for each in reserve(books).evidence] == [False, True]

@@ -183,10 +183,12 @@ class AsOf(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     size: _builtins.int
-    """The state after this many entries. Example: 1000."""
+    """The state after this many entries; what goes by the clock is told as when the last of them was decided. Example: 1000."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """The state after the last entry decided at or before this moment. Example: "2026-11-22T18:00:00Z"."""
+        """The state after the last entry decided at or before this moment; what goes by the clock, such as stale evidence, is told as at this
+        moment, or as now if it is still to come. Example: "2026-11-22T18:00:00Z".
+        """
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ from stockledger.v1 import accounts_pb2 as stockledger_dot_v1_dot_accounts__pb2
 from stockledger.v1 import common_pb2 as stockledger_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n stockledger/v1/eligibility.proto\x12\x0estockledger.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dstockledger/v1/accounts.proto\x1a\x1bstockledger/v1/common.proto\"\xcd\x01\n\x0f\x45ligibilityRule\x12\x16\n\x0e\x65\x66\x66\x65\x63tive_date\x18\x01 \x01(\t\x12\x19\n\x11\x61llowed_countries\x18\x02 \x03(\t\x12\x18\n\x10\x62\x61rred_countries\x18\x03 \x03(\t\x12\x36\n\x0f\x61llowed_classes\x18\x04 \x03(\x0e\x32\x1d.stockledger.v1.InvestorClass\x12\x35\n\x0e\x62\x61rred_classes\x18\x05 \x03(\x0e\x32\x1d.stockledger.v1.InvestorClass\"\xb9\x01\n\x15SetEligibilityRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\x12\x32\n\x0enot_after_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ninstrument\x18\x04 \x01(\t\x12-\n\x04rule\x18\x05 \x01(\x0b\x32\x1f.stockledger.v1.EligibilityRule\"q\n\x16SetEligibilityResponse\x12(\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x17.stockledger.v1.Booking\x12-\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1e.stockledger.v1.EligibilitySet\"S\n\x0e\x45ligibilitySet\x12\x12\n\ninstrument\x18\x01 \x01(\t\x12-\n\x04rule\x18\x02 \x01(\x0b\x32\x1f.stockledger.v1.EligibilityRule\"^\n\x14\x43heckTransferRequest\x12\x12\n\ninstrument\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x03 \x01(\t\x12\r\n\x05units\x18\x04 \x01(\x03\"\xd4\x01\n\x15\x43heckTransferResponse\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x13\n\x0b\x65xplanation\x18\x04 \x01(\t\x12\x45\n\x08metadata\x18\x05 \x03(\x0b\x32\x33.stockledger.v1.CheckTransferResponse.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Q\n\x16ListEligibilityRequest\x12#\n\x05\x61s_of\x18\x01 \x01(\x0b\x32\x14.stockledger.v1.AsOf\x12\x12\n\ninstrument\x18\x02 \x01(\t\"W\n\x17ListEligibilityResponse\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12.\n\x05rules\x18\x02 \x03(\x0b\x32\x1f.stockledger.v1.EligibilityRule2\xb7\x02\n\x12\x45ligibilityService\x12_\n\x0eSetEligibility\x12%.stockledger.v1.SetEligibilityRequest\x1a&.stockledger.v1.SetEligibilityResponse\x12\\\n\rCheckTransfer\x12$.stockledger.v1.CheckTransferRequest\x1a%.stockledger.v1.CheckTransferResponse\x12\x62\n\x0fListEligibility\x12&.stockledger.v1.ListEligibilityRequest\x1a\'.stockledger.v1.ListEligibilityResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n stockledger/v1/eligibility.proto\x12\x0estockledger.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dstockledger/v1/accounts.proto\x1a\x1bstockledger/v1/common.proto\"\xcd\x01\n\x0f\x45ligibilityRule\x12\x16\n\x0e\x65\x66\x66\x65\x63tive_date\x18\x01 \x01(\t\x12\x19\n\x11\x61llowed_countries\x18\x02 \x03(\t\x12\x18\n\x10\x62\x61rred_countries\x18\x03 \x03(\t\x12\x36\n\x0f\x61llowed_classes\x18\x04 \x03(\x0e\x32\x1d.stockledger.v1.InvestorClass\x12\x35\n\x0e\x62\x61rred_classes\x18\x05 \x03(\x0e\x32\x1d.stockledger.v1.InvestorClass\"\xb9\x01\n\x15SetEligibilityRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\x12\x32\n\x0enot_after_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ninstrument\x18\x04 \x01(\t\x12-\n\x04rule\x18\x05 \x01(\x0b\x32\x1f.stockledger.v1.EligibilityRule\"q\n\x16SetEligibilityResponse\x12(\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x17.stockledger.v1.Booking\x12-\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1e.stockledger.v1.EligibilitySet\"S\n\x0e\x45ligibilitySet\x12\x12\n\ninstrument\x18\x01 \x01(\t\x12-\n\x04rule\x18\x02 \x01(\x0b\x32\x1f.stockledger.v1.EligibilityRule\"\x83\x01\n\x14\x43heckTransferRequest\x12\x12\n\ninstrument\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x03 \x01(\t\x12\r\n\x05units\x18\x04 \x01(\x03\x12#\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x14.stockledger.v1.AsOf\"\xd4\x01\n\x15\x43heckTransferResponse\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x13\n\x0b\x65xplanation\x18\x04 \x01(\t\x12\x45\n\x08metadata\x18\x05 \x03(\x0b\x32\x33.stockledger.v1.CheckTransferResponse.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"x\n\x16ListEligibilityRequest\x12#\n\x05\x61s_of\x18\x01 \x01(\x0b\x32\x14.stockledger.v1.AsOf\x12\x12\n\ninstrument\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"p\n\x17ListEligibilityResponse\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12.\n\x05rules\x18\x02 \x03(\x0b\x32\x1f.stockledger.v1.EligibilityRule\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t2\xb7\x02\n\x12\x45ligibilityService\x12_\n\x0eSetEligibility\x12%.stockledger.v1.SetEligibilityRequest\x1a&.stockledger.v1.SetEligibilityResponse\x12\\\n\rCheckTransfer\x12$.stockledger.v1.CheckTransferRequest\x1a%.stockledger.v1.CheckTransferResponse\x12\x62\n\x0fListEligibility\x12&.stockledger.v1.ListEligibilityRequest\x1a\'.stockledger.v1.ListEligibilityResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,16 +44,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETELIGIBILITYRESPONSE']._serialized_end=654
   _globals['_ELIGIBILITYSET']._serialized_start=656
   _globals['_ELIGIBILITYSET']._serialized_end=739
-  _globals['_CHECKTRANSFERREQUEST']._serialized_start=741
-  _globals['_CHECKTRANSFERREQUEST']._serialized_end=835
-  _globals['_CHECKTRANSFERRESPONSE']._serialized_start=838
-  _globals['_CHECKTRANSFERRESPONSE']._serialized_end=1050
-  _globals['_CHECKTRANSFERRESPONSE_METADATAENTRY']._serialized_start=1003
-  _globals['_CHECKTRANSFERRESPONSE_METADATAENTRY']._serialized_end=1050
-  _globals['_LISTELIGIBILITYREQUEST']._serialized_start=1052
-  _globals['_LISTELIGIBILITYREQUEST']._serialized_end=1133
-  _globals['_LISTELIGIBILITYRESPONSE']._serialized_start=1135
-  _globals['_LISTELIGIBILITYRESPONSE']._serialized_end=1222
-  _globals['_ELIGIBILITYSERVICE']._serialized_start=1225
-  _globals['_ELIGIBILITYSERVICE']._serialized_end=1536
+  _globals['_CHECKTRANSFERREQUEST']._serialized_start=742
+  _globals['_CHECKTRANSFERREQUEST']._serialized_end=873
+  _globals['_CHECKTRANSFERRESPONSE']._serialized_start=876
+  _globals['_CHECKTRANSFERRESPONSE']._serialized_end=1088
+  _globals['_CHECKTRANSFERRESPONSE_METADATAENTRY']._serialized_start=1041
+  _globals['_CHECKTRANSFERRESPONSE_METADATAENTRY']._serialized_end=1088
+  _globals['_LISTELIGIBILITYREQUEST']._serialized_start=1090
+  _globals['_LISTELIGIBILITYREQUEST']._serialized_end=1210
+  _globals['_LISTELIGIBILITYRESPONSE']._serialized_start=1212
+  _globals['_LISTELIGIBILITYRESPONSE']._serialized_end=1324
+  _globals['_ELIGIBILITYSERVICE']._serialized_start=1327
+  _globals['_ELIGIBILITYSERVICE']._serialized_end=1638
 # @@protoc_insertion_point(module_scope)

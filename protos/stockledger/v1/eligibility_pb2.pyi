@@ -174,7 +174,9 @@ Global___EligibilitySet: _TypeAlias = EligibilitySet  # noqa: Y015
 
 @_typing.final
 class CheckTransferRequest(_message.Message):
-    """Ask, without booking, whether a transfer would be accepted now."""
+    """Ask, without booking, whether a transfer would be accepted, now or as of another state: then by its holdings, freezes and rules, and by
+    the dated rules in force on the day asked for.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -182,6 +184,7 @@ class CheckTransferRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     DESTINATION_FIELD_NUMBER: _builtins.int
     UNITS_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     instrument: _builtins.str
     """The instrument. Example: "AAPLx"."""
     source: _builtins.str
@@ -190,6 +193,10 @@ class CheckTransferRequest(_message.Message):
     """The account that would take. Example: "book:bob"."""
     units: _builtins.int
     """Smallest units. Example: 150000000."""
+    @_builtins.property
+    def as_of(self) -> _common_pb2.AsOf:
+        """The state to decide on; absent: now. Example: size 1000."""
+
     def __init__(
         self,
         *,
@@ -197,10 +204,11 @@ class CheckTransferRequest(_message.Message):
         source: _builtins.str = ...,
         destination: _builtins.str = ...,
         units: _builtins.int = ...,
+        as_of: _common_pb2.AsOf | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "instrument", b"instrument", "source", b"source", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "destination", b"destination", "instrument", b"instrument", "source", b"source", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -240,7 +248,7 @@ class CheckTransferResponse(_message.Message):
     size: _builtins.int
     """Size of the log that this answer reflects, in entries. Example: 1000."""
     accepted: _builtins.bool
-    """True if the transfer would be booked now. Example: false."""
+    """True if the transfer would be booked, or would have been. Example: false."""
     reason: _builtins.str
     """Otherwise the reason without its prefix. Example: "HOLDER_NOT_ELIGIBLE"."""
     explanation: _builtins.str
@@ -268,14 +276,20 @@ Global___CheckTransferResponse: _TypeAlias = CheckTransferResponse  # noqa: Y015
 
 @_typing.final
 class ListEligibilityRequest(_message.Message):
-    """List the dated rules of an instrument."""
+    """List the dated rules of an instrument. A page ends early with the item that passes 1 MB."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AS_OF_FIELD_NUMBER: _builtins.int
     INSTRUMENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     instrument: _builtins.str
     """The instrument. Example: "AAPLx"."""
+    page_size: _builtins.int
+    """At most this many items, 1 to 1,000; 0: 100. Example: 50."""
+    page_token: _builtins.str
+    """next_page_token of the page before; empty: the first page. Example: "2026-01-01 0"."""
     @_builtins.property
     def as_of(self) -> _common_pb2.AsOf:
         """The state to read; absent: now. Example: size 1000."""
@@ -285,10 +299,12 @@ class ListEligibilityRequest(_message.Message):
         *,
         as_of: _common_pb2.AsOf | None = ...,
         instrument: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "instrument", b"instrument"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "instrument", b"instrument", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -302,21 +318,25 @@ class ListEligibilityResponse(_message.Message):
 
     SIZE_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     size: _builtins.int
     """Size of the log that this answer reflects, in entries. Example: 1000."""
+    next_page_token: _builtins.str
+    """Pass it as page_token for the next page; empty: this was the last. Example: "2026-01-01 0"."""
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___EligibilityRule]:
-        """By effective_date. Example: [{effective_date: "2026-01-01"}]."""
+        """The page, by effective_date, and of one date in the order in which they were set. Example: [{effective_date: "2026-01-01"}]."""
 
     def __init__(
         self,
         *,
         size: _builtins.int = ...,
         rules: _abc.Iterable[Global___EligibilityRule] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "rules", b"rules", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
