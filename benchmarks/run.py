@@ -146,6 +146,7 @@ def funded(where: Path | str) -> Iterator[Ledger]:
         data = entry.SerializeToString()
         books.log.append(books.ledger_id, [TOPICS[BatchTransferred]], [data])
         fold(state, entry, data)
+        books._settled_size = state.size  # noqa: SLF001
         gc.collect()
         gc.freeze()
         yield books

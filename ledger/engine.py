@@ -104,6 +104,8 @@ class Ledger:
         """Held by who changes the state, but for the time in which a batch is flushed, and by who reads it while it may change."""
         self._epoch = 0
         """Odd while the state is provisional: what is read then may never have happened."""
+        self._settled_size = state.size
+        """Of the books when nothing was provisional last."""
         self._unsettled = False
         """True after an append of which nobody knows whether it happened."""
         self._grown = threading.Condition()
@@ -178,6 +180,7 @@ class Ledger:
         data = entry.SerializeToString()
         self._log.append(ledger_id, [TOPICS[LedgerOpened]], [data])
         fold(self._state, entry, data)
+        self._settled_size = self._state.size
 
     # ---- who and what ---------------------------------------------------------------------------------------------------------------
 
@@ -192,8 +195,8 @@ class Ledger:
 
     @property
     def size(self) -> int:
-        """The number of durable entries that are in the books."""
-        return min(self._log.size, self._state.size)
+        """The number of durable entries that are in the books. It never falls, whatever is provisional meanwhile."""
+        return self._settled_size
 
     def state_digest(self) -> str:
         """Return the digest of the books as they stand, to be compared with a replay's."""
@@ -335,6 +338,7 @@ class Ledger:
                 raise
             else:
                 state.keep()
+                self._settled_size = state.size
             finally:
                 self._epoch += 1
             size = state.size
@@ -418,6 +422,7 @@ class Ledger:
         self._unsettled = True
         self._log.refresh()
         replay.fold_log(self._state, self._log, self._log.size)
+        self._settled_size = self._state.size
         self._unsettled = False
 
     # ---- reads ----------------------------------------------------------------------------------------------------------------------

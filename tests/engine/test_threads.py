@@ -214,6 +214,30 @@ def test_no_answer_leaves_before_what_it_rests_on_is_durable(books, kind):
     sound(books)
 
 
+def test_the_size_does_not_fall_while_a_batch_settles(books, monkeypatch):
+    """It is stored, and a read puts the books back meanwhile: until that is over it is in nobody's books."""
+    append, stored, opened = books._log.append, threading.Event(), threading.Event()
+
+    def append_slowly(*batch):
+        append(*batch)
+        stored.set()
+        assert opened.wait(30)
+
+    monkeypatch.setattr(books._log, "append", append_slowly)
+    before, told = books.size, []
+
+    def watch():
+        assert stored.wait(30)
+        told.append(books.size)
+        told.append(books.look(lambda state: state.size))
+        told.append(books.size)
+        opened.set()
+
+    run(lambda: books.execute(transfer()), watch)
+    assert told == [before] * 3
+    assert books.size == before + 1
+
+
 def test_a_refusal_decided_on_a_batch_that_fails_is_decided_again(books):
     """Two commands wait together: one takes all units, the other is refused for it; the append fails, so neither may be told so."""
     outcomes = {}

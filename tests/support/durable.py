@@ -33,6 +33,7 @@ def fund(books: Ledger, instrument: str, account: str, units: int) -> None:
     with books._writing:
         books.log.append(books.ledger_id, [TOPICS[UnitsTransferred]], [data])
         fold(books._state, entry, data)
+        books._settled_size = books._state.size
 
 
 def open_funded(url: str, **options: Any) -> Ledger:
