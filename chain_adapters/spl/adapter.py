@@ -44,6 +44,7 @@ from chain_adapters.spl import errors, fate, programs
 from chain_adapters.spl.account_layout import decode_mint
 from chain_adapters.spl.addresses import TOKEN_2022_PROGRAM
 from chain_adapters.spl.fees import PriceRange, limit_of, price_of, with_price
+from chain_adapters.spl.funds import cost_of, lamports_needed
 from chain_adapters.spl.measuring import holdings_at_one_slot
 from chain_adapters.spl.multiplier_view import SlotClock, schedule_at
 from chain_adapters.spl.names import account_of, mint_of, owner_of
@@ -225,6 +226,7 @@ class SplAdapter:
             made = recorded(self.chain, planned)
             del made.instructions[:]
             made.replacement = True
+            self._check_funds(client, made)
             return made
         if wanted <= price:
             return None
@@ -232,16 +234,14 @@ class SplAdapter:
         made = Transaction()
         made.CopyFrom(last)
         made.payload, made.fee_max, made.replacement = payload, str(fee_lamports_max(payload, limit_of(message), wanted)), True
+        self._check_funds(client, made)
         return made
 
     @_named
     def send(self, transaction: Transaction) -> None:
         client = self._client()
         signed = sign(transaction.payload, self._signers(transaction.payload))
-        payer = required_signers(transaction.payload)[0]
-        needed, found = int(transaction.fee_max or "0"), client.lamports(payer)
-        if found < needed:
-            raise FundsInsufficient(self.chain, key=account_of(self.chain, payer), needed=needed, found=found)
+        self._check_funds(client, transaction)
         try:
             client.send(signed, skips_trial=True)
         except (errors.TransactionRefused, errors.RequestRefused):
@@ -366,6 +366,16 @@ class SplAdapter:
     def _use_next_node(self) -> None:
         with self._lock:
             self._current = (self._current + 1) % len(self._clients)
+
+    def _check_funds(self, client: RpcClient, transaction: Transaction) -> None:
+        """Refuse a transaction that its payer cannot pay.
+
+        Raises: FundsInsufficient.
+        """
+        payer = required_signers(transaction.payload)[0]
+        found, [needed] = lamports_needed(client, payer, [cost_of(transaction.payload, int(transaction.fee_max or "0"))])
+        if found < needed:
+            raise FundsInsufficient(self.chain, key=account_of(self.chain, payer), needed=needed, found=found)
 
     def _signers(self, payload: bytes) -> list[NamedSigner]:
         found = []

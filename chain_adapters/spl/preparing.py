@@ -27,6 +27,7 @@ from chain_adapters.spl import errors, fate, programs
 from chain_adapters.spl.account_layout import decode_mint, decode_token_account
 from chain_adapters.spl.addresses import associated_account
 from chain_adapters.spl.fees import PriceRange
+from chain_adapters.spl.funds import cost_of, lamports_needed
 from chain_adapters.spl.history import transactions_of
 from chain_adapters.spl.names import account_of, mint_of, owner_of
 from chain_adapters.spl.observation import FAILURE_TEXT_MAX
@@ -100,10 +101,7 @@ class Preparation:
                 self._undecided |= _controls_of(Message.from_bytes(version.payload))
         steps = [step for instruction in instructions for step in self._steps_of(instruction, payer)]
         planned = self._plan(steps, payer) if steps else []
-        needed, found = sum(one.fee_lamports_max for one in planned), self.client.lamports(payer) if planned else 0
-        if planned and found < needed:
-            raise FundsInsufficient(self.chain, key=account_of(self.chain, payer), needed=needed, found=found)
-        transactions = tuple(recorded(self.chain, one) for one in planned)
+        transactions = tuple(recorded(self.chain, one) for one in self._payable(planned, payer))
         return Prepared(transactions, tuple(self._refusals), tuple(self._satisfied), self._waiting)
 
     def _steps_of(self, instruction: Instruction, payer: Pubkey) -> Iterator[_Wanted]:
@@ -236,6 +234,26 @@ class Preparation:
                 planned.append(one)
                 rest = rest[len(one.instruction_ids) :]
         return planned
+
+    def _payable(self, planned: list[PlannedTransaction], payer: Pubkey) -> list[PlannedTransaction]:
+        """Return those that the payer can pay, beside all that is recorded and may still be paid for: the first of them.
+
+        Raises: FundsInsufficient, with what all of them need, where it can pay none.
+        """
+        if not planned:
+            return []
+        key = account_of(self.chain, payer)
+        may_land = [
+            cost_of(one.versions[0].payload, max(int(version.fee_max or "0") for version in one.versions))
+            for one in self.state.open_transactions
+            if one.versions[0].key == key
+        ]
+        costs = [cost_of(one.message, one.fee_lamports_max) for one in planned]
+        found, needed = lamports_needed(self.client, payer, [*may_land, *costs])
+        payable = [one for one, lamports in zip(planned, needed[len(may_land) :], strict=True) if lamports <= found]
+        if not payable:
+            raise FundsInsufficient(self.chain, key=key, needed=needed[-1], found=found)
+        return payable
 
     def _free_nonces(self, payer: Pubkey) -> Iterator[DurableNonce]:
         used = {version.sequence.one_time_value.account for one in self.state.open_transactions for version in one.versions}

@@ -9,13 +9,15 @@ import pytest
 
 pytest.importorskip("solders", reason="solders is not installed: pip install 'stockledger[spl]'")
 
+from spl_chain import transfer_lamports
 from spl_rig import SplRig
 from worker_crashes import crash_worker
 
 from chain_adapters.conformance import ChainConformance
-from chain_adapters.conformance_market import Market
+from chain_adapters.conformance_market import UNITS, Market
 from chain_adapters.rig import Rig
 from stockledger.v1.accounts_pb2 import FreezeAccountRequest
+from stockledger.v1.chains_pb2 import InstructionState
 
 
 class TestSpl(ChainConformance):
@@ -37,6 +39,30 @@ class TestSpl(ChainConformance):
         assert rig.controls(market.token, [wallet]).frozen == {wallet}
         assert not market.divergences()
         market.check({wallet: 10})
+
+    def test_too_few_lamports_for_a_new_account_give_no_instruction_up(self, market: Market) -> None:
+        """Nothing is recorded while they lack, with the figures told; units wait in transit, and a freeze of nobody's account waits too."""
+        rig, wallet, other = market.rig, market.wallets[0], market.wallets[1]
+        assert isinstance(rig, SplRig)
+        market.settle()
+        payer, bank = rig.keys["payer"], rig.spl.payer.public_key
+        taken = rig.spl.client.lamports(payer.public_key) - 1_500_000
+        assert rig.spl.run([transfer_lamports(payer.public_key, bank, taken)], payer).error is None
+        rig.finalise()
+        market.transfer("book:alice", wallet, 10)
+        market.do(FreezeAccountRequest(account=other, legal_reference="order 1"), principal="enforcer")
+        for _ in range(3):
+            done = market.project()
+            rig.finalise()
+            market.read()
+            assert [each.why.partition(" has ")[2] for each in done.stuck] == ["1500000 of the chain's coin, needed 3037600"] * 2
+        assert [(each.state, each.attempt_count) for each in market.instructions()] == [(InstructionState.INSTRUCTION_STATE_OPEN, 0)] * 2
+        assert not market.transactions()
+        rig.spl.fund(payer.public_key, 10**9)
+        rig.finalise()
+        market.settle()
+        assert rig.controls(market.token, [other]).frozen == {other}
+        market.check({wallet: 10, "book:alice": UNITS - 10})
 
 
 def test_a_worker_killed_at_random_does_everything_once(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from solana_node import ROOT
 from solders.keypair import Keypair
-from spl_chain import Token, wait_for
+from spl_chain import Token, transfer_lamports, wait_for
 
 from chain_adapters.fault_proxy import FAULTS, FaultProxy
 from chain_adapters.protocol import (
@@ -35,7 +35,7 @@ from chain_adapters.spl.adapter import connect
 from chain_adapters.spl.addresses import chain_id
 from chain_adapters.spl.fees import PriceRange
 from chain_adapters.spl.multiplier import SCALE, encode_multiplier
-from chain_adapters.spl.signing import ChainSigner
+from chain_adapters.spl.signing import ChainSigner, sign
 from chain_adapters.spl.transactions import decode
 from ledger import LedgerError
 from stockledger.v1.chains_pb2 import (
@@ -100,6 +100,9 @@ class World:
         self.node.wait_final(chain.client.latest_slot())
         self.cursor = self.adapter.finalised()
         self.number = 0
+
+    def close(self):
+        self.adapter.close()
 
     @property
     def state(self):
@@ -168,9 +171,8 @@ class World:
 
 @pytest.fixture
 def world(chain):
-    world = World(chain)
-    yield world
-    world.adapter.close()
+    with contextlib.closing(World(chain)) as world:
+        yield world
 
 
 @pytest.fixture
@@ -582,6 +584,65 @@ def test_keys_and_coin(world, alice):
     poor.adapter._prices = PriceRange(10**12, 10**12)
     with contextlib.closing(poor.adapter), pytest.raises(FundsInsufficient, match="needed"):
         poor.adapter.prepare([poor.instruction(MINT, 10, destination=alice)], poor.state)
+
+
+def leave(world, lamports):
+    """Take from the fee payer what it has beyond some lamports."""
+    payer, client = world.keys["payer"], world.node.client
+    excess = client.lamports(payer.public_key) - lamports
+    taken = world.node.run([transfer_lamports(payer.public_key, world.node.payer.public_key, excess)], payer)
+    assert taken.error is None, taken.error
+    world.node.wait_final(taken.slot)
+
+
+def short_of(world, *instructions):
+    """Return what preparing needs and finds, both in lamports, where it is too little."""
+    with pytest.raises(FundsInsufficient) as refused:
+        world.record(*instructions)
+    assert refused.value.key == world.account(world.keys["payer"].public_key)
+    return refused.value.needed, refused.value.found
+
+
+FEE, NEW_ACCOUNT, KEPT = 2 * 5_000, 2_136_720, 890_880
+"""Lamports: two signatures; what 179 bytes must hold; and no bytes, as the payer itself."""
+
+
+def test_the_lamports_of_a_new_account_are_there_before_anything_is_recorded(world, alice, bob):
+    mint = world.instruction(MINT, 10, destination=alice)
+    leave(world, FEE + NEW_ACCOUNT + KEPT - 1)
+    assert short_of(world, mint) == (FEE + NEW_ACCOUNT + KEPT, FEE + NEW_ACCOUNT + KEPT - 1)
+    world.node.fund(world.keys["payer"].public_key, 1)
+    world.carry_out(mint)
+    assert world.node.client.lamports(world.keys["payer"].public_key) == KEPT
+    assert short_of(world, world.instruction(MINT, 10, destination=alice)) == (FEE + KEPT, KEPT)
+    assert short_of(world, *(world.instruction(MINT, 10, destination=bob) for _ in range(2))) == (FEE + NEW_ACCOUNT + KEPT, KEPT)
+
+
+def test_what_is_recorded_counts_until_it_is_paid(chain, alice, bob):
+    with contextlib.closing(World(chain, batch="1")) as world:
+        leave(world, FEE + NEW_ACCOUNT + KEPT + FEE)
+        first, second = world.instruction(MINT, 10, destination=alice), world.instruction(MINT, 10, destination=bob)
+        prepared = world.record(first, second)
+        assert [list(one.instructions) for one in prepared.transactions] == [[first.instruction]], "as many as can be paid"
+        assert short_of(world, second) == (2 * (FEE + NEW_ACCOUNT) + KEPT, FEE + NEW_ACCOUNT + KEPT + FEE)
+        world.carry_out()
+        assert short_of(world, second) == (FEE + NEW_ACCOUNT + KEPT, KEPT + FEE)
+        assert world.units(alice, bob) == [10, 10, 0]
+
+
+def test_too_few_lamports_are_no_lack_of_units(world, alice):
+    """The payer's coin is taken away after the transaction was recorded: it is not sent, and of one that lands it is said so."""
+    world.record(world.instruction(MINT, 10, destination=alice))
+    leave(world, NEW_ACCOUNT)
+    [recorded] = world.open
+    with pytest.raises(FundsInsufficient, match=f"has {NEW_ACCOUNT} of the chain's coin, needed {FEE + NEW_ACCOUNT + KEPT}"):
+        world.adapter.send(recorded.versions[0])
+    assert world.adapter.fate(recorded, world.cursor).kind is FateKind.UNSEEN
+    signers = [world.keys[name] for name in ("payer", "minter")]
+    assert world.node.land(sign(recorded.versions[0].payload, signers)).error is not None
+    _, [landed] = world.read_until_landed()
+    assert landed.failure == ChainFailure.CHAIN_FAILURE_FEE_INSUFFICIENT
+    assert "custom program error 0x1 (too few lamports for a new account)" in landed.failure_text
 
 
 def test_a_node_of_another_chain_and_no_node_at_all(world):
