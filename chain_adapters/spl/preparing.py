@@ -186,8 +186,9 @@ class Preparation:
             self._tokens[token] = TokenState(mint, decode_mint(found[mint].data), now, holders)
 
     def _accounts(self, addresses: Sequence[Pubkey]) -> dict[Pubkey, Account]:
+        """Return what stands at addresses; lamports that somebody sent there are nothing."""
         parts = (addresses[start : start + ACCOUNTS_MAX] for start in range(0, len(addresses), ACCOUNTS_MAX))
-        return {one.address: one for part in parts for one in self._current(self.client.accounts(part)) if one is not None}
+        return {one.address: one for part in parts for one in self._current(self.client.accounts(part)) if one is not None and one.is_made}
 
     def _current(self, answer: tuple[int, _Answer]) -> _Answer:
         """Return what an answer found, if it is no older than the books: another node that lags may have stepped in."""

@@ -32,7 +32,7 @@ from chain_adapters.protocol import (
 )
 from chain_adapters.spl import token_2022
 from chain_adapters.spl.adapter import connect
-from chain_adapters.spl.addresses import chain_id
+from chain_adapters.spl.addresses import associated_account, chain_id
 from chain_adapters.spl.fees import PriceRange
 from chain_adapters.spl.multiplier import SCALE, encode_multiplier
 from chain_adapters.spl.signing import ChainSigner, sign
@@ -616,6 +616,18 @@ def test_the_lamports_of_a_new_account_are_there_before_anything_is_recorded(wor
     assert world.node.client.lamports(world.keys["payer"].public_key) == KEPT
     assert short_of(world, world.instruction(MINT, 10, destination=alice)) == (FEE + KEPT, KEPT)
     assert short_of(world, *(world.instruction(MINT, 10, destination=bob) for _ in range(2))) == (FEE + NEW_ACCOUNT + KEPT, KEPT)
+
+
+def test_lamports_sent_to_where_an_account_is_to_stand_stop_nothing(world, alice):
+    """Anybody can send some to an address; the account that is opened there takes them for its own."""
+    world.node.fund(associated_account(alice, world.token.mint), 1_000_000)
+    leave(world, FEE + NEW_ACCOUNT - 1_000_000 + KEPT - 1)
+    mint, frozen = world.instruction(MINT, 10, destination=alice), world.instruction(FREEZE, source=alice, frozen=True)
+    assert short_of(world, mint)[0] == FEE + NEW_ACCOUNT - 1_000_000 + KEPT
+    world.node.fund(world.keys["payer"].public_key, FEE + 1)
+    world.carry_out(mint)
+    world.carry_out(frozen)
+    assert world.units(alice) == [10, 10]
 
 
 def test_what_is_recorded_counts_until_it_is_paid(chain, alice, bob):
