@@ -6,11 +6,14 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
+import json
 import time
 import tomllib
 
 import pytest
+from faulty_http import answer, answer_error, answer_raw, faulty_server, hang_up
 from google.protobuf.timestamp_pb2 import Timestamp
+from scripted_proxy import scripted_proxy
 from solana_node import ROOT
 from solders.keypair import Keypair
 from spl_chain import Token, transfer_lamports, wait_for
@@ -661,11 +664,112 @@ def test_a_node_of_another_chain_and_no_node_at_all(world):
     other = connect(ChainSettings("solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp", world.settings.urls))
     with contextlib.closing(other), pytest.raises(NodeUnfit, match="is one of"):
         other.describe()
-    with contextlib.closing(connect(ChainSettings(world.chain, ("http://127.0.0.1:9", *world.settings.urls)))) as nobody:
-        nobody._clients[0]._pause = lambda _seconds: None
-        with pytest.raises(ChainUnavailable):
-            nobody.finalised()
-        assert nobody.finalised().number > 0  # the next node stands in
+    with nodes(world, "http://127.0.0.1:9") as nobody, pytest.raises(ChainUnavailable):
+        nobody.finalised()
+
+
+@contextlib.contextmanager
+def nodes(world, *urls):
+    """Connect to some nodes, which are not waited for."""
+    with contextlib.closing(connect(dataclasses.replace(world.settings, urls=urls))) as adapter:
+        for client in adapter._clients:
+            client._pause = lambda _seconds: None
+        yield adapter
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        hang_up,
+        answer_raw("429 Too Many Requests", b""),
+        answer_raw("403 Forbidden", b"no such key"),
+        answer_raw("200 OK", b"<html>welcome</html>"),
+        answer("5eykt4UsFv8P8NJdTREpY1vzqKqZKvdpKuc147dw2N9d"),
+        answer_error(-32601, "Method not found"),
+        answer_error(-32005, "Node is unhealthy"),
+    ],
+    ids=["away", "limits", "refuses", "garbage", "of another chain", "knows nothing", "behind"],
+)
+def test_another_node_stands_in_at_once_whatever_the_first_one_does(world, alice, *, behaviour):
+    mint = world.instruction(MINT, 5, destination=alice)
+    with faulty_server() as server, contextlib.ExitStack() as stack:
+        server.behaviours = [behaviour]
+
+        def fresh():
+            return stack.enter_context(nodes(world, server.url, *world.settings.urls))
+
+        assert fresh().describe().node.startswith("solana-core ")
+        assert fresh().inspect(world.deployment)
+        assert fresh().finalised().number >= world.cursor.number
+        world.adapter.close()
+        world.adapter = fresh()
+        world.record(mint)
+        assert fresh().replace(world.open[0]) is None
+        assert fresh().fate(world.open[0], world.cursor).kind is FateKind.UNSEEN
+        fresh().send(world.open[0].versions[0])
+        world.adapter = fresh()
+        world.read_until_landed()
+        world.adapter = fresh()
+        assert world.units(alice) == [5, 5]
+        asked = len(server.requests)
+        assert world.adapter.finalised().number
+        assert len(server.requests) == asked, "what failed is not asked first again"
+
+
+@pytest.mark.parametrize(
+    ("method", "fault", "words"),
+    [
+        ("getTransaction", lambda *_: (200, b"{}", {}), "no JSON-RPC 2.0"),
+        (
+            "getBlock",
+            lambda request, _: (200, json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": None}).encode(), {}),
+            "has no block",
+        ),
+    ],
+    ids=["garbage", "pruned"],
+)
+def test_an_answer_comes_from_one_node_alone(world, alice, *, method, fault, words):
+    """The first node fails in the middle of a range: the second is asked all of it anew."""
+    start, url = world.cursor, world.node.node.rpc_url
+    world.carry_out(world.instruction(MINT, 5, destination=alice))
+    with scripted_proxy(url) as first, scripted_proxy(url) as second:
+        first.always = lambda request, told: fault(request, told) if request["method"] == method else (200, told, {})
+        with nodes(world, first.url, second.url) as adapter:
+            read = adapter.read(start, [world.deployment], [])
+        with nodes(world, second.url) as alone:
+            second.requests, asked = [], second.requests
+            assert alone.read(start, [world.deployment], [], through_number=read.through.number) == read
+        with nodes(world, first.url) as alone, pytest.raises(NodeUnfit, match=words):
+            alone.read(start, [world.deployment], [])
+    assert kinds(read.observations) == ["MINT"]
+    assert {each["method"] for each in asked} == {each["method"] for each in second.requests}
+
+
+def test_no_node_is_left_for_what_is_a_signers_fault(world, alice):
+    class Strange:
+        def __init__(self, account):
+            self.account = account
+
+        def sign(self, _payload):
+            return bytes(64)
+
+    world.record(world.instruction(MINT, 5, destination=alice))
+    url, signers = world.node.node.rpc_url, {account: Strange(account) for account in world.settings.signers}
+    with (
+        scripted_proxy(url) as second,
+        contextlib.closing(connect(dataclasses.replace(world.settings, urls=(url, second.url), signers=signers))) as adapter,
+    ):
+        with pytest.raises(KeyMissing, match="is not its signature"):
+            adapter.send(world.open[0].versions[0])
+        adapter.finalised()
+        assert not second.requests
+
+
+def test_what_is_no_nodes_fault_stops_no_other_instruction(world, alice):
+    """A multiplier that no binary64 comes near is the instruction's fault."""
+    wrong = world.instruction(MULTIPLIER, multiplier="0", effective_time=Timestamp(seconds=1))
+    with pytest.raises(ChainIncapable, match="0"):
+        world.adapter.prepare([wrong], world.state)
 
 
 def test_finality_never_falls(world):
