@@ -122,7 +122,7 @@ class Preparation:
                     self._undecided.update(controls_changed(part.program_id, bytes(part.data), accounts))
                 alone = is_part or instruction.failure == ChainFailure.CHAIN_FAILURE_IN_COMPANY
                 name = f"{self.ledger}/{instruction.instruction}" + (PART if is_part else "")
-                step = Step(name, parts, instruction.legal_reference)
+                step = Step(name, parts, instruction.legal_reference, instruction.attempt_count)
                 yield _Wanted(step, instruction.rank, alone)
             case Satisfied():
                 if token is None or self._is_settled(token, instruction):

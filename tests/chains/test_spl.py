@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,8 +17,9 @@ from worker_crashes import crash_worker
 from chain_adapters.conformance import ChainConformance
 from chain_adapters.conformance_market import UNITS, Market
 from chain_adapters.rig import Rig
+from chain_adapters.spl import token_2022
 from stockledger.v1.accounts_pb2 import FreezeAccountRequest
-from stockledger.v1.chains_pb2 import InstructionState
+from stockledger.v1.chains_pb2 import ChainFailure, InstructionState, RecordTransactionsRequest
 
 
 class TestSpl(ChainConformance):
@@ -63,6 +65,30 @@ class TestSpl(ChainConformance):
         market.settle()
         assert rig.controls(market.token, [other]).frozen == {other}
         market.check({wallet: 10, "book:alice": UNITS - 10})
+
+    def test_what_failed_on_chain_goes_on_with_another_transaction(self, market: Market) -> None:
+        """Also on this node, which leaves a nonce as it was when its transaction fails."""
+        rig, wallet = market.rig, market.wallets[0]
+        assert isinstance(rig, SplRig)
+        market.settle()
+        guard, mint = rig.keys["guard"], rig.address(market.token)
+
+        def record_and_pause(request: Any) -> Any:
+            answer = market.call(request)
+            if isinstance(request, RecordTransactionsRequest):
+                assert rig.spl.run([token_2022.pause(mint, guard.public_key)], guard).error is None
+            return answer
+
+        market.transfer("book:alice", wallet, 10)
+        market.project(call=record_and_pause)
+        rig.finalise()
+        market.read()
+        [failed] = market.instructions()
+        assert (failed.failure, failed.attempt_count) == (ChainFailure.CHAIN_FAILURE_PAUSED, 1)
+        assert rig.spl.run([token_2022.resume(mint, guard.public_key)], guard).error is None
+        rig.finalise()
+        market.settle()
+        market.check({wallet: 10})
 
 
 def test_a_worker_killed_at_random_does_everything_once(tmp_path: Path) -> None:

@@ -503,6 +503,27 @@ def test_a_transaction_that_fails_says_why(world, alice):
     assert world.units(alice) == [0, 0]
 
 
+def test_what_failed_is_tried_again_as_another_transaction(world, alice):
+    """The token is paused while the mint is under way. This node leaves the nonce as it was, real ones advance it."""
+    guard, mint = world.token.guard, world.instruction(MINT, 5, destination=alice)
+    world.record(mint)
+    [failing] = world.open
+    assert world.node.run([token_2022.pause(world.token.mint, guard.public_key)], guard).error is None
+    world.adapter.send(failing.versions[0])
+    _, [landed] = world.read_until_landed()
+    assert landed.failure == ChainFailure.CHAIN_FAILURE_PAUSED
+    world.node.wait_final(world.node.run([token_2022.resume(world.token.mint, guard.public_key)], guard).slot)
+    world.record(mint)
+    [same] = world.open
+    assert same.versions == failing.versions
+    assert world.adapter.fate(failing, world.cursor).kind is FateKind.LANDED
+    assert world.adapter.fate(same, world.cursor).kind is FateKind.UNSEEN, "what landed before it was recorded is another one"
+    world.open.clear()
+    mint.attempt_count = 1
+    world.carry_out(mint)
+    assert world.units(alice) == [5, 5]
+
+
 def test_dead_with_its_proof_and_cancelled_on_purpose(world, alice):
     world.record(world.instruction(MINT, 5, destination=alice))
     recorded = world.open.pop()
