@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
@@ -82,6 +82,13 @@ _EXACT_BYTES: Final = {
     Extension.PAUSABLE_ACCOUNT: 0,
     Extension.PERMISSIONED_BURN: 32,
 }
+_ASKED_OF_ACCOUNTS: Final = {
+    Extension.TRANSFER_FEE_CONFIG: 8,
+    Extension.NON_TRANSFERABLE: 0,
+    Extension.TRANSFER_HOOK: 1,
+    Extension.PAUSABLE: 0,
+}
+"""Extensions of a mint that give each of its accounts one of their own, and the bytes of its value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +159,16 @@ class NonceAccount:
     authority: Pubkey
     value: Hash
     lamports_per_signature: int
+
+
+def associated_account_bytes(extensions: Iterable[int]) -> int:
+    """Return how many bytes an associated account has at first, by the extensions of its mint; its owner is immutable always.
+
+    Example: with a transfer hook and a pause, 165 + 1 + 4 + (4 + 1) + 4 = 179.
+
+    Source: token-2022 interface at 426400f2, `ExtensionType::get_required_init_account_extensions`.
+    """
+    return EXTENSIONS_START + 4 + sum(4 + _ASKED_OF_ACCOUNTS[Extension(kind)] for kind in extensions if kind in _ASKED_OF_ACCOUNTS)
 
 
 def decode_mint(data: bytes) -> Mint:

@@ -7,6 +7,8 @@ Options of `ChainSettings`:
     priority_microlamports the least priority fee offered for a compute unit (0), above which recent fees decide
     priority_max           the most (1000000)
 
+All of an answer comes from one node; where that one fails, the whole question is put to the next.
+
 The nonce accounts stand at addresses derived from the fee payer's key: `open_nonce_accounts` makes those that are missing, once.
 """
 
@@ -26,6 +28,8 @@ from chain_adapters.multipliers import Schedule, tell_in_force
 from chain_adapters.protocol import (
     OBSERVATIONS_PER_RANGE_MAX,
     ChainDescription,
+    ChainError,
+    ChainIncapable,
     ChainSettings,
     ChainUnavailable,
     DeploymentUnfit,
@@ -44,6 +48,7 @@ from chain_adapters.spl import errors, fate, programs
 from chain_adapters.spl.account_layout import decode_mint
 from chain_adapters.spl.addresses import TOKEN_2022_PROGRAM
 from chain_adapters.spl.fees import PriceRange, limit_of, price_of, with_price
+from chain_adapters.spl.funds import cost_of, lamports_needed
 from chain_adapters.spl.measuring import holdings_at_one_slot
 from chain_adapters.spl.multiplier_view import SlotClock, schedule_at
 from chain_adapters.spl.names import account_of, mint_of, owner_of
@@ -76,21 +81,20 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _named(verb: Callable[Concatenate[SplAdapter, P], R]) -> Callable[Concatenate[SplAdapter, P], R]:
-    """Put what the node did into the errors of the protocol; the next node is used from then on where it was away."""
+def _named(verb: Callable[Concatenate[SplAdapter, RpcClient, P], R]) -> Callable[Concatenate[SplAdapter, P], R]:
+    """Give a verb one node, put what that did into the errors of the protocol, and ask the next one where it was the node's fault."""
 
     @functools.wraps(verb)
     def named(self: SplAdapter, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return verb(self, *args, **kwargs)
-        except (errors.NodeUnreachable, errors.NodeOverloaded, errors.NodeBehind, errors.NodeFailed) as away:
-            self._use_next_node()
-            seconds = getattr(away, "retry_after_seconds", None)
-            raise ChainUnavailable(self.chain, str(away), retry_after_seconds=float(seconds or 1)) from away
-        except errors.KeyMalformed as missing:
-            raise KeyMissing(self.chain, str(missing)) from missing
-        except errors.SolanaError as unfit:
-            raise NodeUnfit(self.chain, str(unfit)) from unfit
+        for place in range(len(self._clients)):
+            number = self._current
+            try:
+                return verb(self, self._client(number), *args, **kwargs)
+            except errors.SolanaError as failed:
+                told = self._told(number, failed)
+                if place == len(self._clients) - 1 or not isinstance(told, ChainUnavailable | NodeUnfit):
+                    raise told from failed
+        raise AssertionError("the last node answered or failed")
 
     return named
 
@@ -122,8 +126,7 @@ class SplAdapter:
     # What it is
 
     @_named
-    def describe(self) -> ChainDescription:
-        client = self._client()
+    def describe(self, client: RpcClient) -> ChainDescription:
         return ChainDescription(
             chain=self.chain,
             node=client.version(),
@@ -156,9 +159,9 @@ class SplAdapter:
         return account
 
     @_named
-    def inspect(self, deployment: Deployment) -> frozenset[ChainCapability.ValueType]:
+    def inspect(self, client: RpcClient, deployment: Deployment) -> frozenset[ChainCapability.ValueType]:
         address = mint_of(self.chain, deployment.token)
-        _, account = self._client().account(address)
+        _, account = client.account(address)
         if account is None or account.owner != TOKEN_2022_PROGRAM:
             raise DeploymentUnfit(self.chain, f"there is no mint of Token-2022 at {address}")
         try:
@@ -184,36 +187,20 @@ class SplAdapter:
         return frozenset(capability for capability, can in able.items() if can)
 
     @_named
-    def finalised(self) -> ChainPosition:
-        client = self._client()
-        depth = self._settings.finality_depth
-        last = client.latest_slot() - depth if depth else client.finalized_slot()
-        with self._lock:
-            known = self._finalised
-        if last <= known.number:
-            return known
-        slot = client.newest_block(known.number + 1 if known.hash else max(last - 5_000, 0), last)
-        if slot is None:
-            return known
-        position = position_at(client, slot)
-        with self._lock:
-            if position.number > self._finalised.number:
-                self._finalised = position
-            return self._finalised
+    def finalised(self, client: RpcClient) -> ChainPosition:
+        return self._final(client)
 
     # The projector's
 
     @_named
-    def prepare(self, instructions: Sequence[Instruction], state: ProjectionState) -> Prepared:
-        client = self._client()
+    def prepare(self, client: RpcClient, instructions: Sequence[Instruction], state: ProjectionState) -> Prepared:
         signers = self._settings.signers
-        final = self.finalised().number
+        final = self._final(client).number
         round_ = Preparation(self.chain, client, final, self._ledger, self._nonces, self._batch, self._prices, signers, state)
         return round_.run(instructions)
 
     @_named
-    def replace(self, transaction: OpenTransaction, *, cancel: bool = False) -> Transaction | None:
-        client = self._client()
+    def replace(self, client: RpcClient, transaction: OpenTransaction, *, cancel: bool = False) -> Transaction | None:
         last = transaction.versions[-1]
         message = Message.from_bytes(last.payload)
         payer, price = message.account_keys[0], price_of(message)
@@ -225,6 +212,7 @@ class SplAdapter:
             made = recorded(self.chain, planned)
             del made.instructions[:]
             made.replacement = True
+            self._check_funds(client, made)
             return made
         if wanted <= price:
             return None
@@ -232,24 +220,20 @@ class SplAdapter:
         made = Transaction()
         made.CopyFrom(last)
         made.payload, made.fee_max, made.replacement = payload, str(fee_lamports_max(payload, limit_of(message), wanted)), True
+        self._check_funds(client, made)
         return made
 
     @_named
-    def send(self, transaction: Transaction) -> None:
-        client = self._client()
+    def send(self, client: RpcClient, transaction: Transaction) -> None:
         signed = sign(transaction.payload, self._signers(transaction.payload))
-        payer = required_signers(transaction.payload)[0]
-        needed, found = int(transaction.fee_max or "0"), client.lamports(payer)
-        if found < needed:
-            raise FundsInsufficient(self.chain, key=account_of(self.chain, payer), needed=needed, found=found)
+        self._check_funds(client, transaction)
         try:
             client.send(signed, skips_trial=True)
         except (errors.TransactionRefused, errors.RequestRefused):
             return  # `fate` tells whether it landed
 
     @_named
-    def fate(self, transaction: OpenTransaction, cursor: ChainPosition) -> Fate:
-        client = self._client()
+    def fate(self, client: RpcClient, transaction: OpenTransaction, cursor: ChainPosition) -> Fate:
         since = transaction.cursor_number + 1
         verdicts = {}
         for version in transaction.versions:
@@ -260,7 +244,7 @@ class SplAdapter:
             return Fate(FateKind.LANDED)
         if fate.Fate.WAITING in verdicts:
             ours = verdicts[fate.Fate.WAITING].transaction
-            return Fate(FateKind.LANDED if ours is not None and ours.slot <= self.finalised().number else FateKind.PENDING)
+            return Fate(FateKind.LANDED if ours is not None and ours.slot <= self._final(client).number else FateKind.PENDING)
         if fate.Fate.OPEN in verdicts:
             message = Message.from_bytes(transaction.versions[-1].payload)
             return Fate(FateKind.UNSEEN, underpriced=self._prices.offer(client, message.account_keys[:1]) > price_of(message))
@@ -277,6 +261,7 @@ class SplAdapter:
     @_named
     def read(
         self,
+        client: RpcClient,
         after: ChainPosition,
         deployments: Sequence[Deployment],
         open_transactions: Sequence[OpenTransaction],
@@ -284,8 +269,7 @@ class SplAdapter:
         through_number: int | None = None,
         observations_max: int = OBSERVATIONS_PER_RANGE_MAX,
     ) -> ObservedRange | None:
-        client = self._client()
-        newest = self.finalised().number
+        newest = self._final(client).number
         last = newest if through_number is None else min(newest, through_number)
         if last <= after.number:
             return None
@@ -309,15 +293,14 @@ class SplAdapter:
     # The reconciler's
 
     @_named
-    def measure(self, deployment: Deployment, accounts: Collection[str], at: ChainPosition) -> Measurement:
-        client = self._client()
+    def measure(self, client: RpcClient, deployment: Deployment, accounts: Collection[str], at: ChainPosition) -> Measurement:
         mint = mint_of(self.chain, deployment.token)
         owners = [(account, owner_of(account)) for account in accounts]
         slot, supply, held = holdings_at_one_slot(client, mint, {owner for _, owner in owners})
         if slot < at.number:
             raise errors.NodeBehind("getMultipleAccounts", f"the node answered for slot {slot}, before {at.number}")
         for _ in range(600):
-            if self.finalised().number >= slot:
+            if self._final(client).number >= slot:
                 break
             time.sleep(0.05)
         else:
@@ -334,13 +317,19 @@ class SplAdapter:
 
     # Setting up
 
-    @_named
     def open_nonce_accounts(self, payer: Pubkey) -> list[str]:
         """Make the fee payer's nonce accounts that are missing, one ordinary transaction each; return the signatures sent.
 
-        Asked again it makes those that are still missing: an account cannot be made twice.
+        Asked again it makes those that are still missing: an account cannot be made twice. Another node may not have seen yet what was
+        sent through the first, so that none steps in meanwhile.
         """
-        client = self._client()
+        number = self._current
+        try:
+            return self._open_nonce_accounts(self._client(number), payer)
+        except errors.SolanaError as failed:
+            raise self._told(number, failed) from failed
+
+    def _open_nonce_accounts(self, client: RpcClient, payer: Pubkey) -> list[str]:
         lamports, sent = client.rent(programs.NONCE_ACCOUNT_BYTES), []
         for number in range(self._nonces):
             _, account = client.account(programs.derived_nonce_account(payer, number))
@@ -354,18 +343,57 @@ class SplAdapter:
 
     # Below
 
-    def _client(self) -> RpcClient:
-        with self._lock:
-            number = self._current
+    def _client(self, number: int) -> RpcClient:
+        """Return a node, once it is known to be of the chain.
+
+        Raises: WrongChain, and what else a node does.
+        """
         client = self._clients[number]
         if number not in self._checked:
             client.check_chain(self.chain)
             self._checked.add(number)
         return client
 
-    def _use_next_node(self) -> None:
+    def _told(self, number: int, failed: errors.SolanaError) -> ChainError:
+        """Return an error in the words of the protocol; where it is the node's, the next one is asked from now on."""
+        if isinstance(failed, errors.KeyMalformed | errors.SignatureWrong):
+            return KeyMissing(self.chain, str(failed))
+        if isinstance(failed, errors.TransactionTooLarge | errors.MultiplierNotRepresentable):
+            return ChainIncapable(self.chain, str(failed))
         with self._lock:
-            self._current = (self._current + 1) % len(self._clients)
+            if self._current == number:
+                self._current = (number + 1) % len(self._clients)
+        if isinstance(failed, errors.NodeUnreachable | errors.NodeOverloaded | errors.NodeBehind | errors.NodeFailed):
+            seconds = getattr(failed, "retry_after_seconds", None)
+            return ChainUnavailable(self.chain, str(failed), retry_after_seconds=float(seconds or 1))
+        return NodeUnfit(self.chain, str(failed))
+
+    def _final(self, client: RpcClient) -> ChainPosition:
+        """Return the newest final position, of all that were ever told."""
+        depth = self._settings.finality_depth
+        last = client.latest_slot() - depth if depth else client.finalized_slot()
+        with self._lock:
+            known = self._finalised
+        if last <= known.number:
+            return known
+        slot = client.newest_block(known.number + 1 if known.hash else max(last - 5_000, 0), last)
+        if slot is None:
+            return known
+        position = position_at(client, slot)
+        with self._lock:
+            if position.number > self._finalised.number:
+                self._finalised = position
+            return self._finalised
+
+    def _check_funds(self, client: RpcClient, transaction: Transaction) -> None:
+        """Refuse a transaction that its payer cannot pay.
+
+        Raises: FundsInsufficient.
+        """
+        payer = required_signers(transaction.payload)[0]
+        found, [needed] = lamports_needed(client, payer, [cost_of(transaction.payload, int(transaction.fee_max or "0"))])
+        if found < needed:
+            raise FundsInsufficient(self.chain, key=account_of(self.chain, payer), needed=needed, found=found)
 
     def _signers(self, payload: bytes) -> list[NamedSigner]:
         found = []

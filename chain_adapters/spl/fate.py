@@ -108,7 +108,7 @@ def fate_of(client: RpcClient, message: bytes, signature: str, *, since_slot: in
         client: A node that keeps history back to `since_slot`.
         message: As recorded before it was signed.
         signature: Its signature; signing it again gives it.
-        since_slot: It cannot have landed before.
+        since_slot: It cannot have landed before; what did is an earlier transaction of the same bytes, and not this one.
         through_slot: A final slot; nothing after it is taken for proof.
 
     Raises: HistoryBroken if the node answers with another transaction.
@@ -119,7 +119,8 @@ def fate_of(client: RpcClient, message: bytes, signature: str, *, since_slot: in
         ours = decode(answer)
         if ours.message != message:
             raise HistoryBroken(f"the node at {client.host} answers {ours.signature} with other content when asked for {signature}")
-        return _verdict(ours, through_slot)
+        if ours.slot >= since_slot:
+            return _verdict(ours, through_slot)
     _, account = client.account(nonce_account)
     if account is not None and _value_of(account) == value:
         return Verdict(Fate.OPEN)

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from solders.message import Message
 from solders.pubkey import Pubkey
 
-from chain_adapters.spl.addresses import associated_account
+from chain_adapters.spl.addresses import ASSOCIATED_TOKEN_PROGRAM, SYSTEM_PROGRAM, TOKEN_2022_PROGRAM, associated_account
+from chain_adapters.spl.errors import AnswerMalformed
 from chain_adapters.spl.multiplier import multiplier_floor
 from chain_adapters.spl.planning import MEMO_PREFIX
 from chain_adapters.spl.token_2022 import AuthorityKind
@@ -31,27 +33,39 @@ from stockledger.v1.chains_pb2 import ChainFailure, Observation, ObservationKind
 from stockledger.v1.common_pb2 import Operation
 
 _ALL_OPERATIONS: Final = (Operation.OPERATION_TRANSFER, Operation.OPERATION_ISSUE, Operation.OPERATION_REDEEM)
+_TOO_FEW_LAMPORTS: Final = {1: (ChainFailure.CHAIN_FAILURE_FEE_INSUFFICIENT, "too few lamports for a new account")}
 _CUSTOM_FAILURES: Final = {
-    1: (ChainFailure.CHAIN_FAILURE_UNITS_INSUFFICIENT, "insufficient funds"),
-    4: (ChainFailure.CHAIN_FAILURE_KEY_WITHOUT_ROLE, "owner does not match"),
-    5: (ChainFailure.CHAIN_FAILURE_KEY_WITHOUT_ROLE, "fixed supply"),
-    17: (ChainFailure.CHAIN_FAILURE_ACCOUNT_BARRED, "account is frozen"),
-    29: (ChainFailure.CHAIN_FAILURE_KEY_WITHOUT_ROLE, "no authority exists"),
-    67: (ChainFailure.CHAIN_FAILURE_PAUSED, "mint is paused"),
+    TOKEN_2022_PROGRAM: {
+        1: (ChainFailure.CHAIN_FAILURE_UNITS_INSUFFICIENT, "insufficient funds"),
+        4: (ChainFailure.CHAIN_FAILURE_KEY_WITHOUT_ROLE, "owner does not match"),
+        5: (ChainFailure.CHAIN_FAILURE_KEY_WITHOUT_ROLE, "fixed supply"),
+        17: (ChainFailure.CHAIN_FAILURE_ACCOUNT_BARRED, "account is frozen"),
+        29: (ChainFailure.CHAIN_FAILURE_KEY_WITHOUT_ROLE, "no authority exists"),
+        67: (ChainFailure.CHAIN_FAILURE_PAUSED, "mint is paused"),
+    },
+    ASSOCIATED_TOKEN_PROGRAM: _TOO_FEW_LAMPORTS,
+    SYSTEM_PROGRAM: _TOO_FEW_LAMPORTS,
 }
+"""By the program of the instruction that failed, and its number: each program has numbers of its own. That of associated accounts
+passes on what the System program says of the payer."""
 _FEE_FAILURES: Final = frozenset({"InsufficientFundsForFee", "InsufficientFundsForRent"})
 FAILURE_TEXT_MAX: Final = 140
 
 
-def failure_of(error: object, instruction_count: int) -> tuple[ChainFailure.ValueType, str]:
-    """Return why a transaction failed, in the ledger's words and the chain's. Example: custom error 67 is CHAIN_FAILURE_PAUSED.
+def failure_of(error: object, message: bytes, instruction_count: int) -> tuple[ChainFailure.ValueType, str]:
+    """Return why a transaction failed, in the ledger's words and the chain's.
+
+    Example: error 1 of Token-2022 is CHAIN_FAILURE_UNITS_INSUFFICIENT, and of the System program CHAIN_FAILURE_FEE_INSUFFICIENT.
 
     With several instructions one failed and undid the others: each is to be sent alone, and tells for itself.
+
+    Raises: AnswerMalformed for the failure of an instruction that is not there.
     """
     failure, text = ChainFailure.CHAIN_FAILURE_OTHER, str(error)
     match error:
         case {"InstructionError": [int(place), {"Custom": int(code)}]}:
-            failure, words = _CUSTOM_FAILURES.get(code, (ChainFailure.CHAIN_FAILURE_OTHER, "unknown error"))
+            known = _CUSTOM_FAILURES.get(_program_of(message, place), {})
+            failure, words = known.get(code, (ChainFailure.CHAIN_FAILURE_OTHER, "unknown error"))
             text = f"instruction {place}: custom program error {code:#x} ({words})"
         case str(name) if name in _FEE_FAILURES:
             failure = ChainFailure.CHAIN_FAILURE_FEE_INSUFFICIENT
@@ -62,6 +76,14 @@ def failure_of(error: object, instruction_count: int) -> tuple[ChainFailure.Valu
     if instruction_count > 1:
         failure = ChainFailure.CHAIN_FAILURE_IN_COMPANY
     return failure, text[:FAILURE_TEXT_MAX]
+
+
+def _program_of(message: bytes, place: int) -> Pubkey:
+    """Return the program of the instruction at a place of a message."""
+    decoded = Message.from_bytes(message)
+    if not 0 <= place < len(decoded.instructions):
+        raise AnswerMalformed("getTransaction", f"instruction {place} failed of a transaction that has {len(decoded.instructions)}")
+    return decoded.account_keys[decoded.instructions[place].program_id_index]
 
 
 def observe(

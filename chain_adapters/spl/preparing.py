@@ -27,6 +27,7 @@ from chain_adapters.spl import errors, fate, programs
 from chain_adapters.spl.account_layout import decode_mint, decode_token_account
 from chain_adapters.spl.addresses import associated_account
 from chain_adapters.spl.fees import PriceRange
+from chain_adapters.spl.funds import cost_of, lamports_needed
 from chain_adapters.spl.history import transactions_of
 from chain_adapters.spl.names import account_of, mint_of, owner_of
 from chain_adapters.spl.observation import FAILURE_TEXT_MAX
@@ -100,10 +101,7 @@ class Preparation:
                 self._undecided |= _controls_of(Message.from_bytes(version.payload))
         steps = [step for instruction in instructions for step in self._steps_of(instruction, payer)]
         planned = self._plan(steps, payer) if steps else []
-        needed, found = sum(one.fee_lamports_max for one in planned), self.client.lamports(payer) if planned else 0
-        if planned and found < needed:
-            raise FundsInsufficient(self.chain, key=account_of(self.chain, payer), needed=needed, found=found)
-        transactions = tuple(recorded(self.chain, one) for one in planned)
+        transactions = tuple(recorded(self.chain, one) for one in self._payable(planned, payer))
         return Prepared(transactions, tuple(self._refusals), tuple(self._satisfied), self._waiting)
 
     def _steps_of(self, instruction: Instruction, payer: Pubkey) -> Iterator[_Wanted]:
@@ -124,7 +122,7 @@ class Preparation:
                     self._undecided.update(controls_changed(part.program_id, bytes(part.data), accounts))
                 alone = is_part or instruction.failure == ChainFailure.CHAIN_FAILURE_IN_COMPANY
                 name = f"{self.ledger}/{instruction.instruction}" + (PART if is_part else "")
-                step = Step(name, parts, instruction.legal_reference)
+                step = Step(name, parts, instruction.legal_reference, instruction.attempt_count)
                 yield _Wanted(step, instruction.rank, alone)
             case Satisfied():
                 if token is None or self._is_settled(token, instruction):
@@ -188,8 +186,9 @@ class Preparation:
             self._tokens[token] = TokenState(mint, decode_mint(found[mint].data), now, holders)
 
     def _accounts(self, addresses: Sequence[Pubkey]) -> dict[Pubkey, Account]:
+        """Return what stands at addresses; lamports that somebody sent there are nothing."""
         parts = (addresses[start : start + ACCOUNTS_MAX] for start in range(0, len(addresses), ACCOUNTS_MAX))
-        return {one.address: one for part in parts for one in self._current(self.client.accounts(part)) if one is not None}
+        return {one.address: one for part in parts for one in self._current(self.client.accounts(part)) if one is not None and one.is_made}
 
     def _current(self, answer: tuple[int, _Answer]) -> _Answer:
         """Return what an answer found, if it is no older than the books: another node that lags may have stepped in."""
@@ -236,6 +235,26 @@ class Preparation:
                 planned.append(one)
                 rest = rest[len(one.instruction_ids) :]
         return planned
+
+    def _payable(self, planned: list[PlannedTransaction], payer: Pubkey) -> list[PlannedTransaction]:
+        """Return those that the payer can pay, beside all that is recorded and may still be paid for: the first of them.
+
+        Raises: FundsInsufficient, with what all of them need, where it can pay none.
+        """
+        if not planned:
+            return []
+        key = account_of(self.chain, payer)
+        may_land = [
+            cost_of(one.versions[0].payload, max(int(version.fee_max or "0") for version in one.versions))
+            for one in self.state.open_transactions
+            if one.versions[0].key == key
+        ]
+        costs = [cost_of(one.message, one.fee_lamports_max) for one in planned]
+        found, needed = lamports_needed(self.client, payer, [*may_land, *costs])
+        payable = [one for one, lamports in zip(planned, needed[len(may_land) :], strict=True) if lamports <= found]
+        if not payable:
+            raise FundsInsufficient(self.chain, key=key, needed=needed[-1], found=found)
+        return payable
 
     def _free_nonces(self, payer: Pubkey) -> Iterator[DurableNonce]:
         used = {version.sequence.one_time_value.account for one in self.state.open_transactions for version in one.versions}

@@ -82,5 +82,5 @@ def _landed(version: Transaction, transaction: OnChain) -> LandedTransaction:
         fee=str(transaction.fee_lamports),
     )
     if transaction.error is not None:
-        landed.failure, landed.failure_text = failure_of(transaction.error, len(version.instructions))
+        landed.failure, landed.failure_text = failure_of(transaction.error, version.payload, len(version.instructions))
     return landed

@@ -6,14 +6,17 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
+import json
 import time
 import tomllib
 
 import pytest
+from faulty_http import answer, answer_error, answer_raw, faulty_server, hang_up
 from google.protobuf.timestamp_pb2 import Timestamp
+from scripted_proxy import scripted_proxy
 from solana_node import ROOT
 from solders.keypair import Keypair
-from spl_chain import Token, wait_for
+from spl_chain import Token, transfer_lamports, wait_for
 
 from chain_adapters.fault_proxy import FAULTS, FaultProxy
 from chain_adapters.protocol import (
@@ -32,10 +35,10 @@ from chain_adapters.protocol import (
 )
 from chain_adapters.spl import token_2022
 from chain_adapters.spl.adapter import connect
-from chain_adapters.spl.addresses import chain_id
+from chain_adapters.spl.addresses import associated_account, chain_id
 from chain_adapters.spl.fees import PriceRange
 from chain_adapters.spl.multiplier import SCALE, encode_multiplier
-from chain_adapters.spl.signing import ChainSigner
+from chain_adapters.spl.signing import ChainSigner, sign
 from chain_adapters.spl.transactions import decode
 from ledger import LedgerError
 from stockledger.v1.chains_pb2 import (
@@ -100,6 +103,9 @@ class World:
         self.node.wait_final(chain.client.latest_slot())
         self.cursor = self.adapter.finalised()
         self.number = 0
+
+    def close(self):
+        self.adapter.close()
 
     @property
     def state(self):
@@ -168,9 +174,8 @@ class World:
 
 @pytest.fixture
 def world(chain):
-    world = World(chain)
-    yield world
-    world.adapter.close()
+    with contextlib.closing(World(chain)) as world:
+        yield world
 
 
 @pytest.fixture
@@ -498,6 +503,27 @@ def test_a_transaction_that_fails_says_why(world, alice):
     assert world.units(alice) == [0, 0]
 
 
+def test_what_failed_is_tried_again_as_another_transaction(world, alice):
+    """The token is paused while the mint is under way. This node leaves the nonce as it was, real ones advance it."""
+    guard, mint = world.token.guard, world.instruction(MINT, 5, destination=alice)
+    world.record(mint)
+    [failing] = world.open
+    assert world.node.run([token_2022.pause(world.token.mint, guard.public_key)], guard).error is None
+    world.adapter.send(failing.versions[0])
+    _, [landed] = world.read_until_landed()
+    assert landed.failure == ChainFailure.CHAIN_FAILURE_PAUSED
+    world.node.wait_final(world.node.run([token_2022.resume(world.token.mint, guard.public_key)], guard).slot)
+    world.record(mint)
+    [same] = world.open
+    assert same.versions == failing.versions
+    assert world.adapter.fate(failing, world.cursor).kind is FateKind.LANDED
+    assert world.adapter.fate(same, world.cursor).kind is FateKind.UNSEEN, "what landed before it was recorded is another one"
+    world.open.clear()
+    mint.attempt_count = 1
+    world.carry_out(mint)
+    assert world.units(alice) == [5, 5]
+
+
 def test_dead_with_its_proof_and_cancelled_on_purpose(world, alice):
     world.record(world.instruction(MINT, 5, destination=alice))
     recorded = world.open.pop()
@@ -584,15 +610,187 @@ def test_keys_and_coin(world, alice):
         poor.adapter.prepare([poor.instruction(MINT, 10, destination=alice)], poor.state)
 
 
+def leave(world, lamports):
+    """Take from the fee payer what it has beyond some lamports."""
+    payer, client = world.keys["payer"], world.node.client
+    excess = client.lamports(payer.public_key) - lamports
+    taken = world.node.run([transfer_lamports(payer.public_key, world.node.payer.public_key, excess)], payer)
+    assert taken.error is None, taken.error
+    world.node.wait_final(taken.slot)
+
+
+def short_of(world, *instructions):
+    """Return what preparing needs and finds, both in lamports, where it is too little."""
+    with pytest.raises(FundsInsufficient) as refused:
+        world.record(*instructions)
+    assert refused.value.key == world.account(world.keys["payer"].public_key)
+    return refused.value.needed, refused.value.found
+
+
+FEE, NEW_ACCOUNT, KEPT = 2 * 5_000, 2_136_720, 890_880
+"""Lamports: two signatures; what 179 bytes must hold; and no bytes, as the payer itself."""
+
+
+def test_the_lamports_of_a_new_account_are_there_before_anything_is_recorded(world, alice, bob):
+    mint = world.instruction(MINT, 10, destination=alice)
+    leave(world, FEE + NEW_ACCOUNT + KEPT - 1)
+    assert short_of(world, mint) == (FEE + NEW_ACCOUNT + KEPT, FEE + NEW_ACCOUNT + KEPT - 1)
+    world.node.fund(world.keys["payer"].public_key, 1)
+    world.carry_out(mint)
+    assert world.node.client.lamports(world.keys["payer"].public_key) == KEPT
+    assert short_of(world, world.instruction(MINT, 10, destination=alice)) == (FEE + KEPT, KEPT)
+    assert short_of(world, *(world.instruction(MINT, 10, destination=bob) for _ in range(2))) == (FEE + NEW_ACCOUNT + KEPT, KEPT)
+
+
+def test_lamports_sent_to_where_an_account_is_to_stand_stop_nothing(world, alice):
+    """Anybody can send some to an address; the account that is opened there takes them for its own."""
+    world.node.fund(associated_account(alice, world.token.mint), 1_000_000)
+    leave(world, FEE + NEW_ACCOUNT - 1_000_000 + KEPT - 1)
+    mint, frozen = world.instruction(MINT, 10, destination=alice), world.instruction(FREEZE, source=alice, frozen=True)
+    assert short_of(world, mint)[0] == FEE + NEW_ACCOUNT - 1_000_000 + KEPT
+    world.node.fund(world.keys["payer"].public_key, FEE + 1)
+    world.carry_out(mint)
+    world.carry_out(frozen)
+    assert world.units(alice) == [10, 10]
+
+
+def test_what_is_recorded_counts_until_it_is_paid(chain, alice, bob):
+    with contextlib.closing(World(chain, batch="1")) as world:
+        leave(world, FEE + NEW_ACCOUNT + KEPT + FEE)
+        first, second = world.instruction(MINT, 10, destination=alice), world.instruction(MINT, 10, destination=bob)
+        prepared = world.record(first, second)
+        assert [list(one.instructions) for one in prepared.transactions] == [[first.instruction]], "as many as can be paid"
+        assert short_of(world, second) == (2 * (FEE + NEW_ACCOUNT) + KEPT, FEE + NEW_ACCOUNT + KEPT + FEE)
+        world.carry_out()
+        assert short_of(world, second) == (FEE + NEW_ACCOUNT + KEPT, KEPT + FEE)
+        assert world.units(alice, bob) == [10, 10, 0]
+
+
+def test_too_few_lamports_are_no_lack_of_units(world, alice):
+    """The payer's coin is taken away after the transaction was recorded: it is not sent, and of one that lands it is said so."""
+    world.record(world.instruction(MINT, 10, destination=alice))
+    leave(world, NEW_ACCOUNT)
+    [recorded] = world.open
+    with pytest.raises(FundsInsufficient, match=f"has {NEW_ACCOUNT} of the chain's coin, needed {FEE + NEW_ACCOUNT + KEPT}"):
+        world.adapter.send(recorded.versions[0])
+    assert world.adapter.fate(recorded, world.cursor).kind is FateKind.UNSEEN
+    signers = [world.keys[name] for name in ("payer", "minter")]
+    assert world.node.land(sign(recorded.versions[0].payload, signers)).error is not None
+    _, [landed] = world.read_until_landed()
+    assert landed.failure == ChainFailure.CHAIN_FAILURE_FEE_INSUFFICIENT
+    assert "custom program error 0x1 (too few lamports for a new account)" in landed.failure_text
+
+
 def test_a_node_of_another_chain_and_no_node_at_all(world):
     other = connect(ChainSettings("solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp", world.settings.urls))
     with contextlib.closing(other), pytest.raises(NodeUnfit, match="is one of"):
         other.describe()
-    with contextlib.closing(connect(ChainSettings(world.chain, ("http://127.0.0.1:9", *world.settings.urls)))) as nobody:
-        nobody._clients[0]._pause = lambda _seconds: None
-        with pytest.raises(ChainUnavailable):
-            nobody.finalised()
-        assert nobody.finalised().number > 0  # the next node stands in
+    with nodes(world, "http://127.0.0.1:9") as nobody, pytest.raises(ChainUnavailable):
+        nobody.finalised()
+
+
+@contextlib.contextmanager
+def nodes(world, *urls):
+    """Connect to some nodes, which are not waited for."""
+    with contextlib.closing(connect(dataclasses.replace(world.settings, urls=urls))) as adapter:
+        for client in adapter._clients:
+            client._pause = lambda _seconds: None
+        yield adapter
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        hang_up,
+        answer_raw("429 Too Many Requests", b""),
+        answer_raw("403 Forbidden", b"no such key"),
+        answer_raw("200 OK", b"<html>welcome</html>"),
+        answer("5eykt4UsFv8P8NJdTREpY1vzqKqZKvdpKuc147dw2N9d"),
+        answer_error(-32601, "Method not found"),
+        answer_error(-32005, "Node is unhealthy"),
+    ],
+    ids=["away", "limits", "refuses", "garbage", "of another chain", "knows nothing", "behind"],
+)
+def test_another_node_stands_in_at_once_whatever_the_first_one_does(world, alice, *, behaviour):
+    mint = world.instruction(MINT, 5, destination=alice)
+    with faulty_server() as server, contextlib.ExitStack() as stack:
+        server.behaviours = [behaviour]
+
+        def fresh():
+            return stack.enter_context(nodes(world, server.url, *world.settings.urls))
+
+        assert fresh().describe().node.startswith("solana-core ")
+        assert fresh().inspect(world.deployment)
+        assert fresh().finalised().number >= world.cursor.number
+        world.adapter.close()
+        world.adapter = fresh()
+        world.record(mint)
+        assert fresh().replace(world.open[0]) is None
+        assert fresh().fate(world.open[0], world.cursor).kind is FateKind.UNSEEN
+        fresh().send(world.open[0].versions[0])
+        world.adapter = fresh()
+        world.read_until_landed()
+        world.adapter = fresh()
+        assert world.units(alice) == [5, 5]
+        asked = len(server.requests)
+        assert world.adapter.finalised().number
+        assert len(server.requests) == asked, "what failed is not asked first again"
+
+
+@pytest.mark.parametrize(
+    ("method", "fault", "words"),
+    [
+        ("getTransaction", lambda *_: (200, b"{}", {}), "no JSON-RPC 2.0"),
+        (
+            "getBlock",
+            lambda request, _: (200, json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": None}).encode(), {}),
+            "has no block",
+        ),
+    ],
+    ids=["garbage", "pruned"],
+)
+def test_an_answer_comes_from_one_node_alone(world, alice, *, method, fault, words):
+    """The first node fails in the middle of a range: the second is asked all of it anew."""
+    start, url = world.cursor, world.node.node.rpc_url
+    world.carry_out(world.instruction(MINT, 5, destination=alice))
+    with scripted_proxy(url) as first, scripted_proxy(url) as second:
+        first.always = lambda request, told: fault(request, told) if request["method"] == method else (200, told, {})
+        with nodes(world, first.url, second.url) as adapter:
+            read = adapter.read(start, [world.deployment], [])
+        with nodes(world, second.url) as alone:
+            second.requests, asked = [], second.requests
+            assert alone.read(start, [world.deployment], [], through_number=read.through.number) == read
+        with nodes(world, first.url) as alone, pytest.raises(NodeUnfit, match=words):
+            alone.read(start, [world.deployment], [])
+    assert kinds(read.observations) == ["MINT"]
+    assert {each["method"] for each in asked} == {each["method"] for each in second.requests}
+
+
+def test_no_node_is_left_for_what_is_a_signers_fault(world, alice):
+    class Strange:
+        def __init__(self, account):
+            self.account = account
+
+        def sign(self, _payload):
+            return bytes(64)
+
+    world.record(world.instruction(MINT, 5, destination=alice))
+    url, signers = world.node.node.rpc_url, {account: Strange(account) for account in world.settings.signers}
+    with (
+        scripted_proxy(url) as second,
+        contextlib.closing(connect(dataclasses.replace(world.settings, urls=(url, second.url), signers=signers))) as adapter,
+    ):
+        with pytest.raises(KeyMissing, match="is not its signature"):
+            adapter.send(world.open[0].versions[0])
+        adapter.finalised()
+        assert not second.requests
+
+
+def test_what_is_no_nodes_fault_stops_no_other_instruction(world, alice):
+    """A multiplier that no binary64 comes near is the instruction's fault."""
+    wrong = world.instruction(MULTIPLIER, multiplier="0", effective_time=Timestamp(seconds=1))
+    with pytest.raises(ChainIncapable, match="0"):
+        world.adapter.prepare([wrong], world.state)
 
 
 def test_finality_never_falls(world):

@@ -21,6 +21,7 @@ from chain_adapters.spl.account_layout import (
     Extension,
     Metadata,
     NonceAccount,
+    associated_account_bytes,
     decode_mint,
     decode_nonce_account,
     decode_token_account,
@@ -173,6 +174,12 @@ def test_the_space_of_aaplx():
     powers = Authorities.of_four(mint=KEYS[1], freeze_and_pause=KEYS[2], permanent_delegate=KEYS[3], multiplier=KEYS[4])
     setup = MintSetup(KEYS[0], powers, NAME, SYMBOL, URI)
     assert (space(setup), space_without_metadata(), len(create_mint(setup, KEYS[1], 1))) == (678, 509, 10)
+
+
+def test_the_space_of_an_associated_account():
+    assert associated_account_bytes(decode_mint(MINT).extensions) == len(TOKEN_ACCOUNT)
+    everything = [Extension.TRANSFER_FEE_CONFIG, Extension.NON_TRANSFERABLE, *decode_mint(MINT).extensions]
+    assert [associated_account_bytes(one) for one in ([], everything[:1], everything[:2], everything)] == [170, 182, 186, 195]
 
 
 @pytest.mark.parametrize("text", ["", "1", "0" * 44, AAPLX[:-1], AAPLX + "1", "é", "x" * 1000])

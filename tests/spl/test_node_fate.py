@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from solders.message import Message
 from spl_chain import DECIMALS, transfer_lamports, wait_for
@@ -102,6 +104,25 @@ def test_a_failed_one_used_its_nonce_up_and_did_nothing(chain, token, operator, 
     assert chain.run([token_2022.thaw(token.mint, account, token.guard.public_key)], token.guard).error is None
     chain.client.send(transaction, skips_trial=True)
     assert token.units(account) == 0
+
+
+def test_what_landed_before_it_was_recorded_is_another_of_the_same_bytes(chain, token, operator, nonce):
+    """This node leaves a nonce as it is when its transaction fails, so that the same bytes may be recorded again."""
+    _, account = token.holder()
+    assert chain.run([token_2022.freeze(token.mint, account, token.guard.public_key)], token.guard).error is None
+    [planned] = plan([mint_step(token, account)], chain.payer.public_key, [nonce], 0)
+    transaction = sign(planned.message, [chain.payer, token.minter, operator])
+    landed = chain.land(transaction)
+    assert landed.error is not None
+    chain.wait_final(landed.slot)
+    assert final_nonce(chain.client, nonce.account).value == nonce.value
+    for since, expected in ((landed.slot, Fate.FAILED), (landed.slot + 1, Fate.OPEN)):
+        verdict = fate_of(chain.client, planned.message, signature_of(transaction), since_slot=since, through_slot=landed.slot)
+        assert verdict.fate is expected
+    [again] = plan([dataclasses.replace(mint_step(token, account), attempt=1)], chain.payer.public_key, [nonce], 0)
+    assert chain.run([token_2022.thaw(token.mint, account, token.guard.public_key)], token.guard).error is None
+    assert chain.land(sign(again.message, [chain.payer, token.minter, operator])).error is None
+    assert token.units(account) == 10
 
 
 def test_dead_once_another_transaction_took_its_nonce(chain, token, operator, nonce, minting):

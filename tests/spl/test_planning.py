@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -84,6 +85,17 @@ def test_the_same_plan_is_the_same_bytes():
     steps = [mint_step(number) for number in range(5)]
     assert plan(steps, PAYER.public_key, NONCES, 5) == plan(steps, PAYER.public_key, NONCES, 5)
     assert plan(steps, PAYER.public_key, NONCES, 5) != plan(steps, PAYER.public_key, NONCES, 6)
+
+
+def test_no_two_attempts_are_the_same_bytes():
+    steps = [mint_step(number) for number in range(2)]
+    later = [
+        [dataclasses.replace(steps[0], attempt=first), dataclasses.replace(steps[1], attempt=second)] for first, second in ((1, 1), (2, 5))
+    ]
+    planned = [plan(each, PAYER.public_key, NONCES, 5)[0] for each in (steps, *later)]
+    assert len({one.message for one in planned}) == 3
+    assert [one.compute_units - planned[0].compute_units for one in planned] == [0, 2, 7]
+    assert {len(one.message) for one in planned} == {len(planned[0].message)}
 
 
 def test_the_fee_is_paid_for_signatures_and_for_the_limit():
