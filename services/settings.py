@@ -20,6 +20,7 @@ from ledger.engine import DEFAULT_PRINCIPAL, REQUEST_WINDOW_COUNT, REQUEST_WINDO
 from ledger.log.store_url import redact_url
 from services.chain_worker.settings import WorkerSettings
 from services.grpc_server.settings import ServerSettings
+from services.setting import expected_of, setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,6 +30,7 @@ FILE_NAME: Final = "stockledger.toml"
 ENVIRONMENT_PREFIX: Final = "STOCKLEDGER_"
 SECRET_KEY_START: Final = "PRIVATE+KEY+"  # noqa: S105 - how such a text begins, not one
 _HIDDEN: Final = "(hidden)"
+_DIGITS_MAX: Final = 20
 _SECRETS: Final = ("page_token_secret", "chain_key_passphrase")
 """Settings that are shown by nobody; others hide the secret part of their text."""
 
@@ -37,27 +39,23 @@ class SettingsError(Exception):
     """A setting is not understood; the message says which, where, and what was expected."""
 
 
-def _setting(default: Any, meaning: str) -> Any:
-    return dataclasses.field(default=default, metadata={"meaning": meaning})
-
-
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The settings in force, those of a server and of a worker apart. `sources` says for each where it came from."""
 
-    store: str = _setting("sqlite:///stockledger.db", "URL of the store: sqlite:///relative.db or sqlite:////absolute.db")
-    ledger_id: str = _setting("", "id of the ledger; guards against the wrong store, and names a new one (empty: the file's name)")
-    origin: str = _setting("", "origin line of a new ledger's checkpoints, the name of its signing key (empty: stockledger.local/<id>)")
-    principal: str = _setting(DEFAULT_PRINCIPAL, "who asks")
-    approvers: tuple[str, ...] = _setting((), "who approves at once what waits for approval")
-    signing_key: str = _setting("", "key that signs checkpoints: a file, or the text PRIVATE+KEY+... itself")
-    verifier_keys: tuple[str, ...] = _setting((), "public keys whose signatures are trusted: files, or texts name+id+key")
-    snapshot: str = _setting("", "where the snapshot of the books is kept (empty: beside the store's file)")
-    checkpoint_file: str = _setting(
+    store: str = setting("sqlite:///stockledger.db", "URL of the store: sqlite:///relative.db or sqlite:////absolute.db")
+    ledger_id: str = setting("", "id of the ledger; guards against the wrong store, and names a new one (empty: the file's name)")
+    origin: str = setting("", "origin line of a new ledger's checkpoints, the name of its signing key (empty: stockledger.local/<id>)")
+    principal: str = setting(DEFAULT_PRINCIPAL, "who asks")
+    approvers: tuple[str, ...] = setting((), "who approves at once what waits for approval")
+    signing_key: str = setting("", "key that signs checkpoints: a file, or the text PRIVATE+KEY+... itself")
+    verifier_keys: tuple[str, ...] = setting((), "public keys whose signatures are trusted: files, or texts name+id+key")
+    snapshot: str = setting("", "where the snapshot of the books is kept (empty: beside the store's file)")
+    checkpoint_file: str = setting(
         "", "a file outside the store with its last checkpoint: a store without all of it (an older backup) is not written; serve renews it"
     )
-    request_window_seconds: int = _setting(REQUEST_WINDOW_SECONDS, "of a new ledger: how long repeated requests are recognised")
-    request_window_count: int = _setting(REQUEST_WINDOW_COUNT, "of a new ledger: how many requests are remembered at most")
+    request_window_seconds: int = setting(REQUEST_WINDOW_SECONDS, "of a new ledger: how long repeated requests are recognised")
+    request_window_count: int = setting(REQUEST_WINDOW_COUNT, "of a new ledger: how many requests are remembered at most")
     server: ServerSettings = dataclasses.field(default_factory=ServerSettings)
     worker: WorkerSettings = dataclasses.field(default_factory=WorkerSettings)
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -166,11 +164,11 @@ def _parse(name: str, value: Any, where: str) -> Any:
             return value.lower() == "true"
         raise SettingsError(f"{name} of {where} is {value!r}, it must be true or false")
     if isinstance(default, int):
-        number = int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
-        least = 0 if name in SERVER_SETTINGS or name in WORKER_SETTINGS else 1  # a server's count of 0 means no limit
-        if type(number) is int and number >= least:
-            return number
-        raise SettingsError(f"{name} of {where} is {value!r}, it must be a whole number {'not below' if least == 0 else 'above'} zero")
+        digits = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= _DIGITS_MAX
+        number = int(value) if digits else value
+        if expected := expected_of(SETTINGS[name], number):
+            raise SettingsError(f"{name} of {where} is {value!r}, it must be {expected}")
+        return number
     if not isinstance(value, str):
         raise SettingsError(f"{name} of {where} is of type {type(value).__name__}, it must be a text")
     return value

@@ -106,7 +106,7 @@ class Limits:
             self._forget_the_idle()
             settings = self._settings
             rate, burst = settings.principal_requests_per_second, settings.principal_requests_burst
-            load = self._loads[principal] = _Load(TokenBucket(rate, max(burst, 1), self._clock) if rate else None)
+            load = self._loads[principal] = _Load(TokenBucket(rate, burst, self._clock) if rate else None)
         return load
 
     def _forget_the_idle(self) -> None:

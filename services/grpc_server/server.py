@@ -48,6 +48,8 @@ STREAMS_PER_CONNECTION_MAX: Final = 1_024
 METADATA_BYTES_MAX: Final = 16_384
 KEEPALIVE_TIMEOUT_MS: Final = 10_000
 """How long a sign of life may take. gRPC waits 60 s for the answer to a ping that had another cause, unless told the same for all pings."""
+KEEPALIVE_NEVER_MS: Final = 2**31 - 1
+"""What gRPC takes for never; told nothing, a server asks after two hours."""
 LEADER_SERVICE: Final = "stockledger.leader"
 """The name under which health tells whether this server leads: a balancer that asks for it sends commands to the leader alone."""
 
@@ -279,13 +281,10 @@ def _options(settings: ServerSettings) -> list[tuple[str, Any]]:
         ("grpc.so_reuseport", 0),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_time_ms", settings.keepalive_seconds * 1000 or KEEPALIVE_NEVER_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     ]
-    if settings.keepalive_seconds:
-        options += [
-            ("grpc.keepalive_time_ms", settings.keepalive_seconds * 1000),
-            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-            ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-        ]
     if settings.connection_age_seconds:
         options += [
             ("grpc.max_connection_age_ms", settings.connection_age_seconds * 1000),

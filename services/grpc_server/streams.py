@@ -225,7 +225,7 @@ class Streams:
 
     @property
     def unanswered_max(self) -> int:
-        return self._settings.stream_unanswered_max or TRANSFERS_PER_MESSAGE_MAX
+        return self._settings.stream_unanswered_max
 
 
 def check_known(request: Any) -> None:
