@@ -78,10 +78,11 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str], file
     for name in SETTINGS:
         variable = ENVIRONMENT_PREFIX + name.upper()
         if environment.get(variable):
-            values[name], sources[name] = _parse(name, environment[variable], variable), f"environment {variable}"
+            sources[name] = f"environment {variable}"
+            values[name] = _parse(name, environment[variable], sources[name])
         if flags.get(name) is not None:
-            flag = f"--{name.replace('_', '-')}"
-            values[name], sources[name] = _parse(name, flags[name], flag), f"flag {flag}"
+            sources[name] = f"flag --{name.replace('_', '-')}"
+            values[name] = _parse(name, flags[name], sources[name])
     server = ServerSettings(**{name: value for name, value in values.items() if name in SERVER_SETTINGS})
     worker = WorkerSettings(**{name: value for name, value in values.items() if name in WORKER_SETTINGS})
     own = {name: value for name, value in values.items() if name not in SERVER_SETTINGS and name not in WORKER_SETTINGS}
@@ -146,29 +147,46 @@ def _from_file(named: str | None) -> dict[str, tuple[Any, str]]:
     for name in content:
         if name not in SETTINGS:
             raise SettingsError(f"{path} sets {name}, which is not a setting{suggestion(name, SETTINGS)}")
-    return {name: (_parse(name, value, str(path)), f"file {path}") for name, value in content.items()}
+    source = f"file {path}"
+    return {name: (_parse(name, value, source), source) for name, value in content.items()}
 
 
-def _parse(name: str, value: Any, where: str) -> Any:
+def check_value(name: str, value: Any, source: str = "") -> None:
+    """Refuse a value that has its setting's type and is not what the setting must be.
+
+    Raises: SettingsError.
+    """
+    if expected := expected_of(SETTINGS[name], value):
+        raise SettingsError(refused_value(name, value, source, expected))
+
+
+def refused_value(name: str, value: Any, source: str, expected: str) -> str:
+    """Return the words in which a value is refused. A source is as in `Settings.sources`, or empty.
+
+    Example: "reader_threads of --reader-threads is 0, it must be a whole number, 1 to 256".
+    """
+    where = source.partition(" ")[2]
+    shown = ", ".join(value) if isinstance(value, tuple) else value
+    return f"{name}{f' of {where}' if where else ''} is {shown!r}, it must be {expected}"
+
+
+def _parse(name: str, value: Any, source: str) -> Any:
     """Return a value of the setting's type. Lists are lists in the file and on the command line, and have commas in the environment."""
     default = SETTINGS[name].default
     if isinstance(default, tuple):
         items = value.split(",") if isinstance(value, str) else value
-        if isinstance(items, (list, tuple)) and all(isinstance(item, str) for item in items):
-            return tuple(item.strip() for item in items if item.strip())
-        raise SettingsError(f"{name} of {where} is {value!r}, it must be a list of texts")
-    if isinstance(default, bool):
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, str) and value.lower() in ("true", "false"):
-            return value.lower() == "true"
-        raise SettingsError(f"{name} of {where} is {value!r}, it must be true or false")
-    if isinstance(default, int):
-        digits = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= _DIGITS_MAX
-        number = int(value) if digits else value
-        if expected := expected_of(SETTINGS[name], number):
-            raise SettingsError(f"{name} of {where} is {value!r}, it must be {expected}")
-        return number
-    if not isinstance(value, str):
+        if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
+            raise SettingsError(refused_value(name, value, source, "a list of texts"))
+        value = tuple(item.strip() for item in items if item.strip())
+    elif isinstance(default, bool):
+        value = {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+        if not isinstance(value, bool):
+            raise SettingsError(refused_value(name, value, source, "true or false"))
+    elif isinstance(default, int):
+        if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= _DIGITS_MAX:
+            value = int(value)
+    elif not isinstance(value, str):
+        where = source.partition(" ")[2]
         raise SettingsError(f"{name} of {where} is of type {type(value).__name__}, it must be a text")
+    check_value(name, value, source)
     return value

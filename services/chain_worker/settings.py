@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.setting import DAY_SECONDS, PORT_MAX, setting
+from services.setting import DAY_SECONDS, PORT_MAX, PRINCIPAL, setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class WorkerSettings:
     ledger_certificate: str = setting("", "file with our own certificate (PEM), for mTLS")
     ledger_private_key: str = setting("", "file with its private key (PEM)")
     ledger_token: str = setting("", "file with a bearer token; read again for every request")
-    worker_principal: str = setting("worker", "who we say we are, where a server on loopback lets callers name themselves")
+    worker_principal: str = setting("worker", "who we say we are, where a server on loopback lets callers name themselves", form=PRINCIPAL)
     chains: tuple[str, ...] = setting(
         (), "chains and their nodes, the preferred one first: eip155:1=http://127.0.0.1:8545 http://127.0.0.1:8546"
     )

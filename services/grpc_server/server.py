@@ -8,7 +8,6 @@ await server.stop()
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import socket
 import time
@@ -32,11 +31,13 @@ from services.grpc_server.interceptors import Gate
 from services.grpc_server.limits import Limits
 from services.grpc_server.page_tokens import PageTokens
 from services.grpc_server.servicers import AllServices, Servicers
+from services.grpc_server.settings_check import ServerSettingsError, check_settings, refuse
 from services.grpc_server.streams import Growth, Streams
 from services.observability import LOGGER, Metrics, tracing_if_installed
-from services.settings import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ledger import Ledger
     from services.grpc_server.settings import ServerSettings
 
@@ -56,49 +57,15 @@ LEADER_SERVICE: Final = "stockledger.leader"
 _log = logging.getLogger(f"{LOGGER}.server")
 
 
-class ServerSettingsError(SettingsError):
-    """The settings of a server do not go together, or cannot be had; the message says which."""
-
-
-def is_loopback(address: str) -> bool:
-    """Return whether an address to listen on can be reached from this machine alone."""
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        found = {info[4][0] for info in socket.getaddrinfo(host, None)} if host else set()
-    except OSError:
-        return False
-    return bool(found) and all(ipaddress.ip_address(str(each).partition("%")[0]).is_loopback for each in found)
-
-
-def check_settings(settings: ServerSettings) -> bool:
-    """Return whether the listener is local: on loopback, without TLS.
-
-    Raises: ServerSettingsError where a setting would leave a door open, or does nothing.
-    """
-    tls = bool(settings.tls_certificate)
-    if tls != bool(settings.tls_private_key):
-        raise ServerSettingsError("tls_certificate and tls_private_key go together")
-    if settings.tls_client_authorities and not tls:
-        raise ServerSettingsError("tls_client_authorities needs tls_certificate")
-    if not tls and not is_loopback(settings.address):
-        raise ServerSettingsError(f"{settings.address} can be reached from other machines: set tls_certificate and tls_private_key")
-    if settings.token_keys and not (settings.token_issuer and settings.token_audience):
-        raise ServerSettingsError("token_keys needs token_issuer and token_audience: a token for somebody else must not hold here")
-    if tls and not (settings.tls_client_authorities or settings.token_keys):
-        raise ServerSettingsError("with TLS somebody must be let in: set tls_client_authorities, token_keys, or both")
-    if tls and settings.local_principals:
-        raise ServerSettingsError("local_principals is for loopback without TLS")
-    return not tls
-
-
 class Server:
     """A running server; the ledger stays its owner's to close."""
 
-    def __init__(self, books: Ledger, settings: ServerSettings) -> None:
+    def __init__(self, books: Ledger, settings: ServerSettings, sources: Mapping[str, str]) -> None:
         """Use `Server.start`."""
         self._settings = settings
+        self._sources = sources
         self._books = books
-        local = check_settings(settings)
+        local = check_settings(settings, sources)
         self.metrics = Metrics()
         self._growth = Growth()
         self._limits = Limits(settings)
@@ -152,19 +119,18 @@ class Server:
         self._metrics_server: Any = None
 
     @classmethod
-    async def start(cls, books: Ledger, settings: ServerSettings) -> Self:
-        """Start to answer.
+    async def start(cls, books: Ledger, settings: ServerSettings, sources: Mapping[str, str] | None = None) -> Self:
+        """Start to answer. `sources` says where each setting came from, if that is known.
 
-        Raises: ServerSettingsError; OSError where the address cannot be had.
+        Raises: ServerSettingsError, also where an address or port cannot be had.
         """
-        server = cls(books, settings)
+        server = cls(books, settings, sources or {})
         try:
+            server._tell_figures()
             server.port = server._listen()
-        except RuntimeError as error:
-            await server._commits.stop()
-            raise OSError(f"{settings.address} cannot be listened on") from error
-        if settings.metrics_port:
-            server._metrics_server = server.metrics.serve(settings.metrics_port)
+        except ServerSettingsError:
+            await server._let_go()
+            raise
         server.leadership.start(settings.advertised_address or _reachable(settings.address, server.port))
         server.metrics.standing(lambda: server.leadership.leads, lambda: server.leadership.lag_seconds)
         await server._server.start()
@@ -181,7 +147,15 @@ class Server:
                 return self._server.add_insecure_port(settings.address)
             return self._server.add_secure_port(settings.address, _credentials(settings))
         except RuntimeError as error:
-            raise ServerSettingsError(f"cannot listen on {settings.address}: it is taken, or not an address of this machine") from error
+            raise refuse(settings, self._sources, "address", "an address of this machine that is free") from error
+
+    def _tell_figures(self) -> None:
+        if self._settings.metrics_port:
+            try:
+                self._metrics_server = self.metrics.serve(self._settings.metrics_port)
+            except OSError as error:
+                expected = f"a port on loopback that can be had ({error.strerror})"
+                raise refuse(self._settings, self._sources, "metrics_port", expected) from error
 
     async def stop(self) -> None:
         """Take nothing new, finish what was accepted, and let go. Streams end with UNAVAILABLE, and are resumed elsewhere or later."""
@@ -190,13 +164,17 @@ class Server:
         await self._server.stop(self._settings.stop_seconds)
         for task in list(self._tasks):
             task.cancel()
+        await self._let_go()
+        _log.info("stopped", extra={"size": self._books.size})
+
+    async def _let_go(self) -> None:
+        """End the threads, once the writer has carried out what it was given."""
         await self._commits.stop()
         await asyncio.get_running_loop().run_in_executor(None, self.leadership.stop)
         self._readers.shutdown(wait=True, cancel_futures=True)
         if self._metrics_server is not None:
             self._metrics_server.shutdown()
             self._metrics_server.server_close()
-        _log.info("stopped", extra={"size": self._books.size})
 
     # ---- what goes on beside the calls ----------------------------------------------------------------------------------------------
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.setting import DAY_SECONDS, PORT_MAX, WEEK_SECONDS, setting
+from services.setting import ADDRESS, ADDRESS_OR_NONE, DAY_SECONDS, LOG_LEVEL, PORT_MAX, PRINCIPAL, WEEK_SECONDS, setting
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
     """The settings of `stockledger serve`. What a 0 means is said with each that may be 0; empty texts and lists mean none."""
 
-    address: str = setting("127.0.0.1:8080", "where to listen; anything but loopback needs TLS")
-    advertised_address: str = setting("", "host:port at which clients reach this server, told to them while it leads (empty: address)")
+    address: str = setting("127.0.0.1:8080", "where to listen; anything but loopback needs TLS", form=ADDRESS)
+    advertised_address: str = setting(
+        "", "host:port at which clients reach this server, told to them while it leads (empty: address)", form=ADDRESS_OR_NONE
+    )
     read_lag_seconds_max: int = setting(
         10, "a server that follows and has not reached the store for so long answers no reads", most=DAY_SECONDS, zero="it always does"
     )
@@ -22,8 +24,12 @@ class ServerSettings:
     token_keys: str = setting("", "public keys of token issuers: a JWKS file, or a directory of them; read again when it changes")
     token_issuer: str = setting("", "the iss a token must have")
     token_audience: str = setting("", "the aud a token must have")
-    operators: tuple[str, ...] = setting((), "principals who are operators whatever the log says: they grant the first roles")
-    local_operator: str = setting("operator", "who a caller without credentials is, on loopback without TLS (empty: nobody)")
+    operators: tuple[str, ...] = setting(
+        (), "principals who are operators whatever the log says: they grant the first roles", form=PRINCIPAL
+    )
+    local_operator: str = setting(
+        "operator", "who a caller without credentials is, on loopback without TLS (empty: nobody)", form=PRINCIPAL
+    )
     local_principals: bool = setting(
         False, "a caller on loopback without TLS may name itself (metadata stockledger-principal): for trying out"
     )
@@ -58,4 +64,4 @@ class ServerSettings:
     metrics_port: int = setting(0, "port on loopback for Prometheus", most=PORT_MAX, zero="none")
     tracing: bool = setting(False, "make OpenTelemetry spans, if its packages are installed")
     page_token_secret: str = setting("", "seals page tokens, the same on all servers of a ledger (empty: new at every start)")
-    log_level: str = setting("info", "debug, info, warning or error")
+    log_level: str = setting("info", LOG_LEVEL.words, form=LOG_LEVEL)
