@@ -114,18 +114,18 @@ class Metrics:
         self._commit_seconds = Histogram(
             "stockledger_commit_seconds", "From a group's first decision to its flush.", buckets=_SECONDS_BUCKETS, registry=self.registry
         )
-        self._size = Gauge("stockledger_log_entries", "Size of the log.", registry=self.registry)
         self._faults = Counter("stockledger_faults", "Exceptions that nobody expected.", registry=self.registry)
 
-    def group(self, jobs: int, commands: int, seconds: float, size: int) -> None:
+    def group(self, jobs: int, commands: int, seconds: float) -> None:
         """Count a group that was committed."""
         self._groups.observe(jobs)
         self._commands.inc(commands)
         self._commit_seconds.observe(seconds)
-        self._size.set(size)
 
-    def standing(self, leads: Callable[[], bool], lag_seconds: Callable[[], float]) -> None:
-        """Tell of leading and following, asked whenever somebody looks."""
+    def standing(self, size: Callable[[], int], leads: Callable[[], bool], lag_seconds: Callable[[], float]) -> None:
+        """Tell how far the books are, and of leading and following, asked whenever somebody looks."""
+        entries = Gauge("stockledger_log_entries", "Size of the log.", registry=self.registry)
+        entries.set_function(size)
         leading = Gauge("stockledger_leading", "1 while this server books, 0 while it follows.", registry=self.registry)
         leading.set_function(lambda: float(leads()))
         lag = Gauge("stockledger_lag_seconds", "Age of the books: since they were last as far as the store.", registry=self.registry)

@@ -132,7 +132,6 @@ class Server:
             await server._let_go()
             raise
         server.leadership.start(settings.advertised_address or _reachable(settings.address, server.port))
-        server.metrics.standing(lambda: server.leadership.leads, lambda: server.leadership.lag_seconds)
         await server._server.start()
         await server._tell_health(serving=True)
         await server._tell_leading()
@@ -150,6 +149,8 @@ class Server:
             raise refuse(settings, self._sources, "address", "an address of this machine that is free") from error
 
     def _tell_figures(self) -> None:
+        books, leadership = self._books, self.leadership
+        self.metrics.standing(lambda: books.size, lambda: leadership.leads, lambda: leadership.lag_seconds)
         if self._settings.metrics_port:
             try:
                 self._metrics_server = self.metrics.serve(self._settings.metrics_port)

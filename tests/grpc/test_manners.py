@@ -270,6 +270,16 @@ def test_figures_are_there_for_prometheus():
         assert f"stockledger_log_entries {float(books.size)}" in text
 
 
+def test_the_size_of_the_log_is_told_before_anything_is_booked(tmp_path):
+    store = f"sqlite:///{tmp_path}/books.db"
+    with market(store) as books:
+        size = books.size
+    port = free_port()
+    with Ledger.open(store) as books, RunningServer(books, metrics_port=port):
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+        assert f"stockledger_log_entries {float(size)}" in text
+
+
 def test_spans_go_from_the_rpc_to_the_flush():
     sdk = pytest.importorskip("opentelemetry.sdk.trace")
     export = pytest.importorskip("opentelemetry.sdk.trace.export")
