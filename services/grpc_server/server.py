@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import grpc
-from grpc_health.v1 import health_pb2  # type: ignore[import-untyped]
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE  # type: ignore[import-untyped]
-from grpc_health.v1.health import aio as health_aio
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server  # type: ignore[import-untyped]
-from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION_SERVICE  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server  # type: ignore[import-untyped]
 
 from ledger.errors import LedgerError
 from ledger.leadership import Leadership
@@ -29,6 +28,7 @@ from services.grpc_server.authentication import Authentication
 from services.grpc_server.group_commit import GroupCommit
 from services.grpc_server.interceptors import Gate
 from services.grpc_server.limits import Limits
+from services.grpc_server.open_calls import Health, Reflection
 from services.grpc_server.page_tokens import PageTokens
 from services.grpc_server.servicers import AllServices, Servicers
 from services.grpc_server.settings_check import ServerSettingsError, check_settings, refuse
@@ -109,11 +109,11 @@ class Server:
         self._service_names = ["", *handlers]
         self._server = grpc.aio.server(options=_options(settings))
         self._server.add_generic_rpc_handlers((AllServices(handlers),))
-        self._health = health_aio.HealthServicer()
+        self._health = Health([*self._service_names, LEADER_SERVICE], self.metrics.calls)
         add_HealthServicer_to_server(self._health, self._server)
+        self._reflection = Reflection([*handlers, HEALTH_SERVICE, REFLECTION_SERVICE], self.metrics.calls)
         if settings.reflection:
-            names = [*handlers, HEALTH_SERVICE, reflection.SERVICE_NAME]
-            reflection.enable_server_reflection(names, self._server)
+            add_ServerReflectionServicer_to_server(self._reflection, self._server)
         self.port = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._metrics_server: Any = None
@@ -132,9 +132,9 @@ class Server:
             await server._let_go()
             raise
         server.leadership.start(settings.advertised_address or _reachable(settings.address, server.port))
+        server._tell_health(serving=True)
+        server._tell_leading()
         await server._server.start()
-        await server._tell_health(serving=True)
-        await server._tell_leading()
         server._run(server._look())
         _log.info("serving", extra={"port": server.port, "ledger": books.ledger_id, "size": books.size})
         return server
@@ -161,7 +161,8 @@ class Server:
     async def stop(self) -> None:
         """Take nothing new, finish what was accepted, and let go. Streams end with UNAVAILABLE, and are resumed elsewhere or later."""
         self._growth.stop()
-        await self._health.enter_graceful_shutdown()
+        self._health.stop()
+        self._reflection.stop()
         await self._server.stop(self._settings.stop_seconds)
         for task in list(self._tasks):
             task.cancel()
@@ -191,13 +192,13 @@ class Server:
             if self._books.size != self._told_size:
                 self._tell_streams()
             if self.leadership.leads != self._told_leading:
-                await self._tell_leading()
+                self._tell_leading()
             late = self.leadership.is_late
             if self.leadership.leads:
                 await self._look_for_the_store()
             elif late != self._away:
                 self._away = late
-                await self._tell_health(serving=not late)
+                self._tell_health(serving=not late)
 
     async def _look_for_the_store(self) -> None:
         """Serve again once a store that was away can be read: a balancer that sends nothing here would never let us find out."""
@@ -208,7 +209,7 @@ class Server:
         with suppress(LedgerError):
             await asyncio.get_running_loop().run_in_executor(self._readers, self._books.log.backend.extent)
             self._away = False
-            await self._tell_health(serving=True)
+            self._tell_health(serving=True)
 
     def _tell_streams(self) -> None:
         self._told_size = self._books.size
@@ -220,27 +221,23 @@ class Server:
             self._tell_streams()
             if self._away:
                 self._away = False
-                self._run(self._tell_health(serving=True))
+                self._tell_health(serving=True)
 
     def _on_store_away(self) -> None:
         if not self._away and not self._growth.stopping:
             self._away, self._looked_for_it_at = True, time.monotonic()
-            self._run(self._tell_health(serving=False))
+            self._tell_health(serving=False)
 
-    async def _tell_leading(self) -> None:
+    def _tell_leading(self) -> None:
         leads = self._told_leading = self.leadership.leads
-        await self._health.set(LEADER_SERVICE, _status(serving=leads))
+        self._health.tell(LEADER_SERVICE, serving=leads)
         if leads:  # whatever kept a follower from reading is over
             self._away = False
-            await self._tell_health(serving=True)
+            self._tell_health(serving=True)
 
-    async def _tell_health(self, *, serving: bool) -> None:
+    def _tell_health(self, *, serving: bool) -> None:
         for name in self._service_names:
-            await self._health.set(name, _status(serving=serving))
-
-
-def _status(*, serving: bool) -> Any:
-    return health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+            self._health.tell(name, serving=serving)
 
 
 def _reachable(address: str, port: int) -> str:
