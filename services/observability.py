@@ -160,7 +160,10 @@ NO_SPAN: Final = NoSpan()
 
 
 class Tracing:
-    """OpenTelemetry spans from the RPC to the flush. The process that embeds us, or OTEL_* variables, say where they go."""
+    """OpenTelemetry spans from the RPC to the flush. `stockledger serve` sends them on (span_export.py); who embeds us has a provider.
+
+    Of an exception its type is told, not its message, in which names of accounts may stand.
+    """
 
     def __init__(self) -> None:
         from opentelemetry import trace  # noqa: PLC0415 - only where it is installed and wanted
@@ -177,8 +180,16 @@ class Tracing:
         service, _, method = rpc.partition("/")
         attributes = {"rpc.system": "grpc", "rpc.service": f"stockledger.v1.{service}", "rpc.method": method}
         kind = self._trace.SpanKind.SERVER
-        with self._tracer.start_as_current_span(rpc, context=context, kind=kind, attributes=attributes) as span:
-            yield _OpenTelemetrySpan(self._tracer, span, self._trace)
+        with self._tracer.start_as_current_span(
+            rpc, context=context, kind=kind, attributes=attributes, record_exception=False, set_status_on_exception=False
+        ) as span:
+            made = _OpenTelemetrySpan(self._tracer, span, self._trace)
+            try:
+                yield made
+            except Exception as error:
+                if not made.failed:
+                    made.fail(type(error).__name__)
+                raise
 
 
 class _OpenTelemetrySpan:
@@ -186,12 +197,14 @@ class _OpenTelemetrySpan:
         self._tracer = tracer
         self._span = span
         self._trace = trace
+        self.failed = False
 
     def step(self, name: str, start_ns: int, end_ns: int, **attributes: Any) -> None:
         context = self._trace.set_span_in_context(self._span)
         self._tracer.start_span(name, context=context, start_time=start_ns, attributes=attributes).end(end_time=end_ns)
 
     def fail(self, code: str) -> None:
+        self.failed = True
         self._span.set_attribute("rpc.grpc.status", code)
         self._span.set_status(self._trace.StatusCode.ERROR, code)
 

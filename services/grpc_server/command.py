@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Final
 
 from ledger import Ledger
@@ -20,6 +20,7 @@ from services.grpc_server.upkeep import Upkeep
 from services.kept_checkpoint import check_kept, keep
 from services.observability import start_logging
 from services.settings import unknown_variables
+from services.span_export import exporting
 
 if TYPE_CHECKING:
     import argparse
@@ -40,6 +41,12 @@ def run(options: argparse.Namespace) -> int:
         note(f"warning: {stranger}")
     check_settings(settings.server, settings.sources)
     start_logging(settings.server.log_level)
+    with exporting(os.environ, settings.sources["tracing"]) if settings.server.tracing else nullcontext():
+        _serve_books(settings)
+    return 0
+
+
+def _serve_books(settings: Settings) -> None:
     books = Ledger.open(
         settings.store,
         ledger_id=settings.ledger_id or None,
@@ -59,7 +66,6 @@ def run(options: argparse.Namespace) -> int:
             keep(books, settings.checkpoint_file)
         if books.size > 1 and (settings.snapshot or snapshot_path_of(settings.store)):
             books.write_snapshot()
-    return 0
 
 
 def _calm_collector() -> None:

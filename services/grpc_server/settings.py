@@ -62,6 +62,6 @@ class ServerSettings:
     snapshot_seconds: int = setting(600, "and after this time, if there are new ones", zero="never for that")
     checkpoint_seconds: int = setting(5, "how often checkpoint_file is renewed, if there are new entries", most=DAY_SECONDS)
     metrics_port: int = setting(0, "port on loopback for Prometheus", most=PORT_MAX, zero="none")
-    tracing: bool = setting(False, "make OpenTelemetry spans, if its packages are installed")
+    tracing: bool = setting(False, "make OpenTelemetry spans; the variables OTEL_* say where they go")
     page_token_secret: str = setting("", "seals page tokens, the same on all servers of a ledger (empty: new at every start)")
     log_level: str = setting("info", LOG_LEVEL.words, form=LOG_LEVEL)

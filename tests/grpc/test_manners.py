@@ -280,25 +280,6 @@ def test_the_size_of_the_log_is_told_before_anything_is_booked(tmp_path):
         assert f"stockledger_log_entries {float(size)}" in text
 
 
-def test_spans_go_from_the_rpc_to_the_flush():
-    sdk = pytest.importorskip("opentelemetry.sdk.trace")
-    export = pytest.importorskip("opentelemetry.sdk.trace.export")
-    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
-    exporter = memory.InMemorySpanExporter()
-    provider = sdk.TracerProvider()
-    provider.add_span_processor(export.SimpleSpanProcessor(exporter))
-    pytest.importorskip("opentelemetry.trace").set_tracer_provider(provider)
-    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    with market() as books, RunningServer(books, tracing=True) as server, Client(server.address) as client:
-        client.metadata = [("traceparent", parent)]
-        client.call(TRANSFER, transfer())
-    spans = {span.name: span for span in exporter.get_finished_spans()}
-    assert {TRANSFER, "wait", "decide and flush"} <= spans.keys()
-    assert f"{spans[TRANSFER].context.trace_id:032x}" == parent.split("-")[1]
-    assert spans["decide and flush"].parent.span_id == spans[TRANSFER].context.span_id
-    assert spans["wait"].start_time <= spans["decide and flush"].start_time <= spans["decide and flush"].end_time
-
-
 # ---- the command ---------------------------------------------------------------------------------------------------------------------
 
 
