@@ -22,7 +22,7 @@ NODE_WHEN_NEEDED := $(if $(wildcard chain_adapters/evm chain_adapters/spl),node_
 PIP_INSTALL = -m pip install --quiet --quiet --no-warn-script-location
 TOOL = PATH="$(CURDIR)/.venv/bin:$$PATH" PYTHONSAFEPATH=1 .venv/bin/python
 TEST = PYTHONSAFEPATH=1 .venv-test/bin/python -m pytest
-EXTRAS := --extra fast --extra server --extra client --extra postgres --extra cli --extra evm --extra spl
+EXTRAS := --extra fast --extra server --extra tracing --extra client --extra postgres --extra cli --extra evm --extra spl
 COMPILE = .venv/bin/uv pip compile --quiet --system-certs --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $(UPGRADE)
 
 .PHONY: help

@@ -114,18 +114,18 @@ class Metrics:
         self._commit_seconds = Histogram(
             "stockledger_commit_seconds", "From a group's first decision to its flush.", buckets=_SECONDS_BUCKETS, registry=self.registry
         )
-        self._size = Gauge("stockledger_log_entries", "Size of the log.", registry=self.registry)
         self._faults = Counter("stockledger_faults", "Exceptions that nobody expected.", registry=self.registry)
 
-    def group(self, jobs: int, commands: int, seconds: float, size: int) -> None:
+    def group(self, jobs: int, commands: int, seconds: float) -> None:
         """Count a group that was committed."""
         self._groups.observe(jobs)
         self._commands.inc(commands)
         self._commit_seconds.observe(seconds)
-        self._size.set(size)
 
-    def standing(self, leads: Callable[[], bool], lag_seconds: Callable[[], float]) -> None:
-        """Tell of leading and following, asked whenever somebody looks."""
+    def standing(self, size: Callable[[], int], leads: Callable[[], bool], lag_seconds: Callable[[], float]) -> None:
+        """Tell how far the books are, and of leading and following, asked whenever somebody looks."""
+        entries = Gauge("stockledger_log_entries", "Size of the log.", registry=self.registry)
+        entries.set_function(size)
         leading = Gauge("stockledger_leading", "1 while this server books, 0 while it follows.", registry=self.registry)
         leading.set_function(lambda: float(leads()))
         lag = Gauge("stockledger_lag_seconds", "Age of the books: since they were last as far as the store.", registry=self.registry)
@@ -160,7 +160,10 @@ NO_SPAN: Final = NoSpan()
 
 
 class Tracing:
-    """OpenTelemetry spans from the RPC to the flush. The process that embeds us, or OTEL_* variables, say where they go."""
+    """OpenTelemetry spans from the RPC to the flush. `stockledger serve` sends them on (span_export.py); who embeds us has a provider.
+
+    Of an exception its type is told, not its message, in which names of accounts may stand.
+    """
 
     def __init__(self) -> None:
         from opentelemetry import trace  # noqa: PLC0415 - only where it is installed and wanted
@@ -177,8 +180,16 @@ class Tracing:
         service, _, method = rpc.partition("/")
         attributes = {"rpc.system": "grpc", "rpc.service": f"stockledger.v1.{service}", "rpc.method": method}
         kind = self._trace.SpanKind.SERVER
-        with self._tracer.start_as_current_span(rpc, context=context, kind=kind, attributes=attributes) as span:
-            yield _OpenTelemetrySpan(self._tracer, span, self._trace)
+        with self._tracer.start_as_current_span(
+            rpc, context=context, kind=kind, attributes=attributes, record_exception=False, set_status_on_exception=False
+        ) as span:
+            made = _OpenTelemetrySpan(self._tracer, span, self._trace)
+            try:
+                yield made
+            except Exception as error:
+                if not made.failed:
+                    made.fail(type(error).__name__)
+                raise
 
 
 class _OpenTelemetrySpan:
@@ -186,12 +197,14 @@ class _OpenTelemetrySpan:
         self._tracer = tracer
         self._span = span
         self._trace = trace
+        self.failed = False
 
     def step(self, name: str, start_ns: int, end_ns: int, **attributes: Any) -> None:
         context = self._trace.set_span_in_context(self._span)
         self._tracer.start_span(name, context=context, start_time=start_ns, attributes=attributes).end(end_time=end_ns)
 
     def fail(self, code: str) -> None:
+        self.failed = True
         self._span.set_attribute("rpc.grpc.status", code)
         self._span.set_status(self._trace.StatusCode.ERROR, code)
 

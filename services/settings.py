@@ -20,6 +20,7 @@ from ledger.engine import DEFAULT_PRINCIPAL, REQUEST_WINDOW_COUNT, REQUEST_WINDO
 from ledger.log.store_url import redact_url
 from services.chain_worker.settings import WorkerSettings
 from services.grpc_server.settings import ServerSettings
+from services.setting import expected_of, setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,7 +30,7 @@ FILE_NAME: Final = "stockledger.toml"
 ENVIRONMENT_PREFIX: Final = "STOCKLEDGER_"
 SECRET_KEY_START: Final = "PRIVATE+KEY+"  # noqa: S105 - how such a text begins, not one
 _HIDDEN: Final = "(hidden)"
-_NUMBER_MAX: Final = (1 << 63) - 1
+_DIGITS_MAX: Final = 20
 _SECRETS: Final = ("page_token_secret", "chain_key_passphrase")
 """Settings that are shown by nobody; others hide the secret part of their text."""
 
@@ -38,27 +39,23 @@ class SettingsError(Exception):
     """A setting is not understood; the message says which, where, and what was expected."""
 
 
-def _setting(default: Any, meaning: str) -> Any:
-    return dataclasses.field(default=default, metadata={"meaning": meaning})
-
-
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The settings in force, those of a server and of a worker apart. `sources` says for each where it came from."""
 
-    store: str = _setting("sqlite:///stockledger.db", "URL of the store: sqlite:///relative.db or sqlite:////absolute.db")
-    ledger_id: str = _setting("", "id of the ledger; guards against the wrong store, and names a new one (empty: the file's name)")
-    origin: str = _setting("", "origin line of a new ledger's checkpoints, the name of its signing key (empty: stockledger.local/<id>)")
-    principal: str = _setting(DEFAULT_PRINCIPAL, "who asks")
-    approvers: tuple[str, ...] = _setting((), "who approves at once what waits for approval")
-    signing_key: str = _setting("", "key that signs checkpoints: a file, or the text PRIVATE+KEY+... itself")
-    verifier_keys: tuple[str, ...] = _setting((), "public keys whose signatures are trusted: files, or texts name+id+key")
-    snapshot: str = _setting("", "where the snapshot of the books is kept (empty: beside the store's file)")
-    checkpoint_file: str = _setting(
+    store: str = setting("sqlite:///stockledger.db", "URL of the store: sqlite:///relative.db or sqlite:////absolute.db")
+    ledger_id: str = setting("", "id of the ledger; guards against the wrong store, and names a new one (empty: the file's name)")
+    origin: str = setting("", "origin line of a new ledger's checkpoints, the name of its signing key (empty: stockledger.local/<id>)")
+    principal: str = setting(DEFAULT_PRINCIPAL, "who asks")
+    approvers: tuple[str, ...] = setting((), "who approves at once what waits for approval")
+    signing_key: str = setting("", "key that signs checkpoints: a file, or the text PRIVATE+KEY+... itself")
+    verifier_keys: tuple[str, ...] = setting((), "public keys whose signatures are trusted: files, or texts name+id+key")
+    snapshot: str = setting("", "where the snapshot of the books is kept (empty: beside the store's file)")
+    checkpoint_file: str = setting(
         "", "a file outside the store with its last checkpoint: a store without all of it (an older backup) is not written; serve renews it"
     )
-    request_window_seconds: int = _setting(REQUEST_WINDOW_SECONDS, "of a new ledger: how long repeated requests are recognised")
-    request_window_count: int = _setting(REQUEST_WINDOW_COUNT, "of a new ledger: how many requests are remembered at most")
+    request_window_seconds: int = setting(REQUEST_WINDOW_SECONDS, "of a new ledger: how long repeated requests are recognised")
+    request_window_count: int = setting(REQUEST_WINDOW_COUNT, "of a new ledger: how many requests are remembered at most")
     server: ServerSettings = dataclasses.field(default_factory=ServerSettings)
     worker: WorkerSettings = dataclasses.field(default_factory=WorkerSettings)
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -81,10 +78,11 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str], file
     for name in SETTINGS:
         variable = ENVIRONMENT_PREFIX + name.upper()
         if environment.get(variable):
-            values[name], sources[name] = _parse(name, environment[variable], variable), f"environment {variable}"
+            sources[name] = f"environment {variable}"
+            values[name] = _parse(name, environment[variable], sources[name])
         if flags.get(name) is not None:
-            flag = f"--{name.replace('_', '-')}"
-            values[name], sources[name] = _parse(name, flags[name], flag), f"flag {flag}"
+            sources[name] = f"flag --{name.replace('_', '-')}"
+            values[name] = _parse(name, flags[name], sources[name])
     server = ServerSettings(**{name: value for name, value in values.items() if name in SERVER_SETTINGS})
     worker = WorkerSettings(**{name: value for name, value in values.items() if name in WORKER_SETTINGS})
     own = {name: value for name, value in values.items() if name not in SERVER_SETTINGS and name not in WORKER_SETTINGS}
@@ -149,30 +147,46 @@ def _from_file(named: str | None) -> dict[str, tuple[Any, str]]:
     for name in content:
         if name not in SETTINGS:
             raise SettingsError(f"{path} sets {name}, which is not a setting{suggestion(name, SETTINGS)}")
-    return {name: (_parse(name, value, str(path)), f"file {path}") for name, value in content.items()}
+    source = f"file {path}"
+    return {name: (_parse(name, value, source), source) for name, value in content.items()}
 
 
-def _parse(name: str, value: Any, where: str) -> Any:
+def check_value(name: str, value: Any, source: str = "") -> None:
+    """Refuse a value that has its setting's type and is not what the setting must be.
+
+    Raises: SettingsError.
+    """
+    if expected := expected_of(SETTINGS[name], value):
+        raise SettingsError(refused_value(name, value, source, expected))
+
+
+def refused_value(name: str, value: Any, source: str, expected: str) -> str:
+    """Return the words in which a value is refused. A source is as in `Settings.sources`, or empty.
+
+    Example: "reader_threads of --reader-threads is 0, it must be a whole number, 1 to 256".
+    """
+    where = source.partition(" ")[2]
+    shown = ", ".join(value) if isinstance(value, tuple) else value
+    return f"{name}{f' of {where}' if where else ''} is {shown!r}, it must be {expected}"
+
+
+def _parse(name: str, value: Any, source: str) -> Any:
     """Return a value of the setting's type. Lists are lists in the file and on the command line, and have commas in the environment."""
     default = SETTINGS[name].default
     if isinstance(default, tuple):
         items = value.split(",") if isinstance(value, str) else value
-        if isinstance(items, (list, tuple)) and all(isinstance(item, str) for item in items):
-            return tuple(item.strip() for item in items if item.strip())
-        raise SettingsError(f"{name} of {where} is {value!r}, it must be a list of texts")
-    if isinstance(default, bool):
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, str) and value.lower() in ("true", "false"):
-            return value.lower() == "true"
-        raise SettingsError(f"{name} of {where} is {value!r}, it must be true or false")
-    if isinstance(default, int):
-        number = int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 19 else value
-        least = 0 if name in SERVER_SETTINGS or name in WORKER_SETTINGS else 1  # a server's count of 0 means no limit
-        if type(number) is int and least <= number <= _NUMBER_MAX:
-            return number
-        bounds = f"{'not below' if least == 0 else 'above'} zero and below 2^63"
-        raise SettingsError(f"{name} of {where} is {value!r}, it must be a whole number {bounds}")
-    if not isinstance(value, str):
+        if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
+            raise SettingsError(refused_value(name, value, source, "a list of texts"))
+        value = tuple(item.strip() for item in items if item.strip())
+    elif isinstance(default, bool):
+        value = {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+        if not isinstance(value, bool):
+            raise SettingsError(refused_value(name, value, source, "true or false"))
+    elif isinstance(default, int):
+        if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= _DIGITS_MAX:
+            value = int(value)
+    elif not isinstance(value, str):
+        where = source.partition(" ")[2]
         raise SettingsError(f"{name} of {where} is of type {type(value).__name__}, it must be a text")
+    check_value(name, value, source)
     return value

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ledger.caip import check_chain
 from ledger.errors import Unavailable
@@ -16,13 +16,14 @@ from services.chain_worker.keys import open_signers, split_item
 from services.chain_worker.metrics import WorkerMetrics
 from services.cli.stores import settings_of
 from services.observability import start_logging
-from services.settings import SettingsError
+from services.settings import SettingsError, refused_value
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
     from services.chain_worker.settings import WorkerSettings
+    from services.settings import Settings
 
 LEDGER_PAUSE_SECONDS = 1.0
 SIGNAL_SECONDS = 1.0
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
     metrics = WorkerMetrics()
-    served = metrics.serve(settings.worker.worker_metrics_port) if settings.worker.worker_metrics_port else None
+    served = _tell_figures(metrics, settings)
     try:
         with open_connection(settings.worker) as connection:
             _work(connection, configurations, metrics, told)
@@ -94,6 +95,15 @@ def open_connection(settings: WorkerSettings) -> LedgerConnection:
         return LedgerConnection(settings)
     except (OSError, ValueError) as error:
         raise SettingsError(f"the ledger cannot be connected to: {error}") from error
+
+
+def _tell_figures(metrics: WorkerMetrics, settings: Settings) -> Any:
+    name, port = "worker_metrics_port", settings.worker.worker_metrics_port
+    try:
+        return metrics.serve(port) if port else None
+    except OSError as error:
+        expected = f"a port on loopback that can be had ({error.strerror})"
+        raise SettingsError(refused_value(name, port, settings.sources[name], expected)) from error
 
 
 def _work(connection: LedgerConnection, configurations: list[ChainConfiguration], metrics: WorkerMetrics, told: threading.Event) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn
 from services.chain_worker.settings import WorkerSettings
 from services.cli.outcome import EXIT_CODES, USAGE
 from services.grpc_server.settings import ServerSettings
+from services.setting import meaning_of
 
 PROGRAM: Final = "stockledger"
 ANCHORED: Final = "a file with the signed note as it was anchored, or SIZE:ROOT, the root in hex, as a contract answers"
@@ -518,7 +519,7 @@ def _add_setting(parser: argparse.ArgumentParser, field: dataclasses.Field[Any])
     """Add the flag of a setting; one of a worker's that is a list is named for one item, and may be given several times."""
     default = field.default
     shown = ", ".join(default) if isinstance(default, tuple) else str(default).lower() if isinstance(default, bool) else default
-    meaning = field.metadata["meaning"].replace("%", "%%")
+    meaning = meaning_of(field).replace("%", "%%")
     help_text = meaning if shown == "" else f"{meaning} ({shown})"
     flag = f"--{field.name.replace('_', '-')}"
     if field.name in _ITEMS:

@@ -124,9 +124,15 @@ class TokenKeys:
 
 def _keys_of(file: Path) -> dict[str, tuple[str, Any]]:
     """Return the keys of a JWKS file (RFC 7517): public ones, with ids, for the algorithms that are understood."""
-    content = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{file} is nested too deep") from error
+    entries = content["keys"] if isinstance(content, dict) and "keys" in content else [content]
+    if not isinstance(entries, list):
+        raise ValueError(f"{file} has no list of keys")  # noqa: TRY004 - it is the file that is wrong
     found: dict[str, tuple[str, Any]] = {}
-    for entry in content["keys"] if isinstance(content, dict) and "keys" in content else [content]:
+    for entry in entries:
         if not isinstance(entry, dict) or "d" in entry or entry.get("kty") == "oct":
             raise ValueError(f"{file} has a key that is not public")
         if not entry.get("kid"):

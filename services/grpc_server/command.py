@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Final
 
 from ledger import Ledger
 from ledger.snapshots import snapshot_path_of
+from services.cli.output import note
 from services.cli.stores import settings_of, signer_of, verifier_keys_of
 from services.grpc_server.server import Server
+from services.grpc_server.settings_check import check_settings
 from services.grpc_server.upkeep import Upkeep
 from services.kept_checkpoint import check_kept, keep
 from services.observability import start_logging
+from services.settings import unknown_variables
+from services.span_export import exporting
 
 if TYPE_CHECKING:
     import argparse
@@ -29,11 +34,19 @@ OBJECTS_BETWEEN_COLLECTIONS: Final = 50_000
 def run(options: argparse.Namespace) -> int:
     """Serve until told to stop, and return the exit code.
 
-    Raises: LedgerError if the store cannot be opened, or the signing key is another's; SettingsError; ServerSettingsError; OSError where
-    the address cannot be had.
+    Raises: LedgerError if the store cannot be opened, or the signing key is another's; SettingsError.
     """
     settings = settings_of(options)
+    for stranger in unknown_variables(os.environ):
+        note(f"warning: {stranger}")
+    check_settings(settings.server, settings.sources)
     start_logging(settings.server.log_level)
+    with exporting(os.environ, settings.sources["tracing"]) if settings.server.tracing else nullcontext():
+        _serve_books(settings)
+    return 0
+
+
+def _serve_books(settings: Settings) -> None:
     books = Ledger.open(
         settings.store,
         ledger_id=settings.ledger_id or None,
@@ -53,7 +66,6 @@ def run(options: argparse.Namespace) -> int:
             keep(books, settings.checkpoint_file)
         if books.size > 1 and (settings.snapshot or snapshot_path_of(settings.store)):
             books.write_snapshot()
-    return 0
 
 
 def _calm_collector() -> None:
@@ -72,7 +84,7 @@ async def _serve(books: Ledger, settings: Settings) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         with suppress(NotImplementedError):
             loop.add_signal_handler(name, told.set)
-    server = await Server.start(books, settings.server)
+    server = await Server.start(books, settings.server, settings.sources)
     upkeep = asyncio.ensure_future(Upkeep(books, settings).run())
     _calm_collector()
     host = settings.server.address.rpartition(":")[0]

@@ -215,7 +215,7 @@ class GroupCommit:
         flushed_ns = time.time_ns()
         for job in jobs:
             job.flushed_ns = flushed_ns
-        self._metrics.group(len(jobs), sum(len(batch[0]) for batch in batches), (flushed_ns - started_ns) / 1e9, self._books.size)
+        self._metrics.group(len(jobs), sum(len(batch[0]) for batch in batches), (flushed_ns - started_ns) / 1e9)
         return results
 
     @staticmethod

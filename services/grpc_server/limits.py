@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor import Descriptor
 
+    from ledger.errors import LedgerError
     from services.grpc_server.settings import ServerSettings
 
 PRINCIPALS_REMEMBERED: Final = 10_000
@@ -71,15 +72,15 @@ class Limits:
         """
         settings, load = self._settings, self._load(principal)
         if settings.requests_in_flight_max and self.in_flight >= settings.requests_in_flight_max:
-            raise _too_many("requests at once of all principals", settings.requests_in_flight_max)
+            raise too_many("requests at once of all principals", settings.requests_in_flight_max)
         if stream:
             if settings.principal_streams_max and load.streams >= settings.principal_streams_max:
-                raise _too_many("streams at once", settings.principal_streams_max, 1_000)
+                raise too_many("streams at once", settings.principal_streams_max, 1_000)
         elif settings.principal_requests_in_flight_max and load.in_flight >= settings.principal_requests_in_flight_max:
-            raise _too_many("requests at once", settings.principal_requests_in_flight_max)
+            raise too_many("requests at once", settings.principal_requests_in_flight_max)
         wait = self.spend(principal)
         if wait:
-            raise _too_many("requests a second", settings.principal_requests_per_second, int(wait * 1000) + 1)
+            raise too_many("requests a second", settings.principal_requests_per_second, int(wait * 1000) + 1)
         if stream:
             load.streams += 1
         else:
@@ -106,7 +107,7 @@ class Limits:
             self._forget_the_idle()
             settings = self._settings
             rate, burst = settings.principal_requests_per_second, settings.principal_requests_burst
-            load = self._loads[principal] = _Load(TokenBucket(rate, max(burst, 1), self._clock) if rate else None)
+            load = self._loads[principal] = _Load(TokenBucket(rate, burst, self._clock) if rate else None)
         return load
 
     def _forget_the_idle(self) -> None:
@@ -118,7 +119,8 @@ class Limits:
             del self._loads[idle]
 
 
-def _too_many(what: str, limit: int, retry_ms: int = 250) -> Exception:
+def too_many(what: str, limit: int, retry_ms: int = 250) -> LedgerError:
+    """Make the refusal of what is beyond a limit."""
     return refusal(Reason.REASON_TOO_MANY_REQUESTS, f"more than {limit} {what}", limit=limit, of=what, retry_ms=retry_ms)
 
 

@@ -8,7 +8,6 @@ await server.stop()
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import socket
 import time
@@ -18,11 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import grpc
-from grpc_health.v1 import health_pb2  # type: ignore[import-untyped]
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE  # type: ignore[import-untyped]
-from grpc_health.v1.health import aio as health_aio
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server  # type: ignore[import-untyped]
-from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION_SERVICE  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server  # type: ignore[import-untyped]
 
 from ledger.errors import LedgerError
 from ledger.leadership import Leadership
@@ -30,13 +28,16 @@ from services.grpc_server.authentication import Authentication
 from services.grpc_server.group_commit import GroupCommit
 from services.grpc_server.interceptors import Gate
 from services.grpc_server.limits import Limits
+from services.grpc_server.open_calls import Health, Reflection
 from services.grpc_server.page_tokens import PageTokens
 from services.grpc_server.servicers import AllServices, Servicers
+from services.grpc_server.settings_check import ServerSettingsError, check_settings, refuse
 from services.grpc_server.streams import Growth, Streams
 from services.observability import LOGGER, Metrics, tracing_if_installed
-from services.settings import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ledger import Ledger
     from services.grpc_server.settings import ServerSettings
 
@@ -48,55 +49,23 @@ STREAMS_PER_CONNECTION_MAX: Final = 1_024
 METADATA_BYTES_MAX: Final = 16_384
 KEEPALIVE_TIMEOUT_MS: Final = 10_000
 """How long a sign of life may take. gRPC waits 60 s for the answer to a ping that had another cause, unless told the same for all pings."""
+KEEPALIVE_NEVER_MS: Final = 2**31 - 1
+"""What gRPC takes for never; told nothing, a server asks after two hours."""
 LEADER_SERVICE: Final = "stockledger.leader"
 """The name under which health tells whether this server leads: a balancer that asks for it sends commands to the leader alone."""
 
 _log = logging.getLogger(f"{LOGGER}.server")
 
 
-class ServerSettingsError(SettingsError):
-    """The settings of a server do not go together, or cannot be had; the message says which."""
-
-
-def is_loopback(address: str) -> bool:
-    """Return whether an address to listen on can be reached from this machine alone."""
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        found = {info[4][0] for info in socket.getaddrinfo(host, None)} if host else set()
-    except OSError:
-        return False
-    return bool(found) and all(ipaddress.ip_address(str(each).partition("%")[0]).is_loopback for each in found)
-
-
-def check_settings(settings: ServerSettings) -> bool:
-    """Return whether the listener is local: on loopback, without TLS.
-
-    Raises: ServerSettingsError where a setting would leave a door open, or does nothing.
-    """
-    tls = bool(settings.tls_certificate)
-    if tls != bool(settings.tls_private_key):
-        raise ServerSettingsError("tls_certificate and tls_private_key go together")
-    if settings.tls_client_authorities and not tls:
-        raise ServerSettingsError("tls_client_authorities needs tls_certificate")
-    if not tls and not is_loopback(settings.address):
-        raise ServerSettingsError(f"{settings.address} can be reached from other machines: set tls_certificate and tls_private_key")
-    if settings.token_keys and not (settings.token_issuer and settings.token_audience):
-        raise ServerSettingsError("token_keys needs token_issuer and token_audience: a token for somebody else must not hold here")
-    if tls and not (settings.tls_client_authorities or settings.token_keys):
-        raise ServerSettingsError("with TLS somebody must be let in: set tls_client_authorities, token_keys, or both")
-    if tls and settings.local_principals:
-        raise ServerSettingsError("local_principals is for loopback without TLS")
-    return not tls
-
-
 class Server:
     """A running server; the ledger stays its owner's to close."""
 
-    def __init__(self, books: Ledger, settings: ServerSettings) -> None:
+    def __init__(self, books: Ledger, settings: ServerSettings, sources: Mapping[str, str]) -> None:
         """Use `Server.start`."""
         self._settings = settings
+        self._sources = sources
         self._books = books
-        local = check_settings(settings)
+        local = check_settings(settings, sources)
         self.metrics = Metrics()
         self._growth = Growth()
         self._limits = Limits(settings)
@@ -140,34 +109,32 @@ class Server:
         self._service_names = ["", *handlers]
         self._server = grpc.aio.server(options=_options(settings))
         self._server.add_generic_rpc_handlers((AllServices(handlers),))
-        self._health = health_aio.HealthServicer()
+        self._health = Health([*self._service_names, LEADER_SERVICE], self.metrics.calls)
         add_HealthServicer_to_server(self._health, self._server)
+        self._reflection = Reflection([*handlers, HEALTH_SERVICE, REFLECTION_SERVICE], self.metrics.calls)
         if settings.reflection:
-            names = [*handlers, HEALTH_SERVICE, reflection.SERVICE_NAME]
-            reflection.enable_server_reflection(names, self._server)
+            add_ServerReflectionServicer_to_server(self._reflection, self._server)
         self.port = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._metrics_server: Any = None
 
     @classmethod
-    async def start(cls, books: Ledger, settings: ServerSettings) -> Self:
-        """Start to answer.
+    async def start(cls, books: Ledger, settings: ServerSettings, sources: Mapping[str, str] | None = None) -> Self:
+        """Start to answer. `sources` says where each setting came from, if that is known.
 
-        Raises: ServerSettingsError; OSError where the address cannot be had.
+        Raises: ServerSettingsError, also where an address or port cannot be had.
         """
-        server = cls(books, settings)
+        server = cls(books, settings, sources or {})
         try:
+            server._tell_figures()
             server.port = server._listen()
-        except RuntimeError as error:
-            await server._commits.stop()
-            raise OSError(f"{settings.address} cannot be listened on") from error
-        if settings.metrics_port:
-            server._metrics_server = server.metrics.serve(settings.metrics_port)
+        except ServerSettingsError:
+            await server._let_go()
+            raise
         server.leadership.start(settings.advertised_address or _reachable(settings.address, server.port))
-        server.metrics.standing(lambda: server.leadership.leads, lambda: server.leadership.lag_seconds)
+        server._tell_health(serving=True)
+        server._tell_leading()
         await server._server.start()
-        await server._tell_health(serving=True)
-        await server._tell_leading()
         server._run(server._look())
         _log.info("serving", extra={"port": server.port, "ledger": books.ledger_id, "size": books.size})
         return server
@@ -179,15 +146,31 @@ class Server:
                 return self._server.add_insecure_port(settings.address)
             return self._server.add_secure_port(settings.address, _credentials(settings))
         except RuntimeError as error:
-            raise ServerSettingsError(f"cannot listen on {settings.address}: it is taken, or not an address of this machine") from error
+            raise refuse(settings, self._sources, "address", "an address of this machine that is free") from error
+
+    def _tell_figures(self) -> None:
+        books, leadership = self._books, self.leadership
+        self.metrics.standing(lambda: books.size, lambda: leadership.leads, lambda: leadership.lag_seconds)
+        if self._settings.metrics_port:
+            try:
+                self._metrics_server = self.metrics.serve(self._settings.metrics_port)
+            except OSError as error:
+                expected = f"a port on loopback that can be had ({error.strerror})"
+                raise refuse(self._settings, self._sources, "metrics_port", expected) from error
 
     async def stop(self) -> None:
         """Take nothing new, finish what was accepted, and let go. Streams end with UNAVAILABLE, and are resumed elsewhere or later."""
         self._growth.stop()
-        await self._health.enter_graceful_shutdown()
+        self._health.stop()
+        self._reflection.stop()
         await self._server.stop(self._settings.stop_seconds)
         for task in list(self._tasks):
             task.cancel()
+        await self._let_go()
+        _log.info("stopped", extra={"size": self._books.size})
+
+    async def _let_go(self) -> None:
+        """End the threads, once the writer has carried out what it was given."""
         await self._commits.stop()
         await asyncio.get_running_loop().run_in_executor(None, self.leadership.stop)
         self._readers.shutdown(wait=True, cancel_futures=True)
@@ -195,7 +178,6 @@ class Server:
         if self._metrics_server is not None:
             self._metrics_server.shutdown()
             self._metrics_server.server_close()
-        _log.info("stopped", extra={"size": self._books.size})
 
     # ---- what goes on beside the calls ----------------------------------------------------------------------------------------------
 
@@ -211,13 +193,13 @@ class Server:
             if self._books.size != self._told_size:
                 self._tell_streams()
             if self.leadership.leads != self._told_leading:
-                await self._tell_leading()
+                self._tell_leading()
             late = self.leadership.is_late
             if self.leadership.leads:
                 await self._look_for_the_store()
             elif late != self._away:
                 self._away = late
-                await self._tell_health(serving=not late)
+                self._tell_health(serving=not late)
 
     async def _look_for_the_store(self) -> None:
         """Serve again once a store that was away can be read: a balancer that sends nothing here would never let us find out."""
@@ -228,7 +210,7 @@ class Server:
         with suppress(LedgerError):
             await asyncio.get_running_loop().run_in_executor(self._readers, self._books.log.backend.extent)
             self._away = False
-            await self._tell_health(serving=True)
+            self._tell_health(serving=True)
 
     def _tell_streams(self) -> None:
         self._told_size = self._books.size
@@ -240,27 +222,23 @@ class Server:
             self._tell_streams()
             if self._away:
                 self._away = False
-                self._run(self._tell_health(serving=True))
+                self._tell_health(serving=True)
 
     def _on_store_away(self) -> None:
         if not self._away and not self._growth.stopping:
             self._away, self._looked_for_it_at = True, time.monotonic()
-            self._run(self._tell_health(serving=False))
+            self._tell_health(serving=False)
 
-    async def _tell_leading(self) -> None:
+    def _tell_leading(self) -> None:
         leads = self._told_leading = self.leadership.leads
-        await self._health.set(LEADER_SERVICE, _status(serving=leads))
+        self._health.tell(LEADER_SERVICE, serving=leads)
         if leads:  # whatever kept a follower from reading is over
             self._away = False
-            await self._tell_health(serving=True)
+            self._tell_health(serving=True)
 
-    async def _tell_health(self, *, serving: bool) -> None:
+    def _tell_health(self, *, serving: bool) -> None:
         for name in self._service_names:
-            await self._health.set(name, _status(serving=serving))
-
-
-def _status(*, serving: bool) -> Any:
-    return health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+            self._health.tell(name, serving=serving)
 
 
 def _reachable(address: str, port: int) -> str:
@@ -280,13 +258,10 @@ def _options(settings: ServerSettings) -> list[tuple[str, Any]]:
         ("grpc.so_reuseport", 0),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_time_ms", settings.keepalive_seconds * 1000 or KEEPALIVE_NEVER_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     ]
-    if settings.keepalive_seconds:
-        options += [
-            ("grpc.keepalive_time_ms", settings.keepalive_seconds * 1000),
-            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-            ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-        ]
     if settings.connection_age_seconds:
         options += [
             ("grpc.max_connection_age_ms", settings.connection_age_seconds * 1000),

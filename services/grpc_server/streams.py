@@ -24,6 +24,7 @@ from services.grpc_server.group_commit import Job, stopping
 from services.grpc_server.origin_index import OriginIndex
 from services.grpc_server.subjects import Owner
 from services.grpc_server.visibility import show_entry
+from services.observability import NO_SPAN
 from stockledger.v1.audit_pb2 import StoredEntry, StreamEntriesRequest, StreamEntriesResponse, VisibleEntry
 from stockledger.v1.errors_pb2 import Reason
 from stockledger.v1.events_pb2 import Entry
@@ -221,7 +222,7 @@ class Streams:
 
     @property
     def unanswered_max(self) -> int:
-        return self._settings.stream_unanswered_max or TRANSFERS_PER_MESSAGE_MAX
+        return self._settings.stream_unanswered_max
 
 
 def check_known(request: Any) -> None:
@@ -294,12 +295,14 @@ class _TransferStream:
                     await self._changed.wait()
                     continue
                 answer = StreamTransfersResponse()
-                await asyncio.wait([self._jobs[0].future])
+                first = last = self._jobs[0]
+                await asyncio.wait([first.future])
                 while self._jobs and self._jobs[0].future.done():
                     fault = self._jobs[0].future.exception()
                     if fault is not None and answer.acknowledged_count:
                         break
-                    count, size, refusals = await self._jobs.popleft().future
+                    last = self._jobs.popleft()
+                    count, size, refusals = await last.future
                     answer.size = size
                     for place, error in refusals.items():
                         answer.refusals.append(_refusal(acknowledged + place, error))
@@ -307,6 +310,8 @@ class _TransferStream:
                     answer.acknowledged_count = acknowledged
                     self._unanswered -= count
                 self._changed.set()
+                if self._call.span is not NO_SPAN:
+                    self._trace(first, last, answer)
                 yield answer.SerializeToString()
             if not reader.cancelled():
                 await reader
@@ -317,6 +322,12 @@ class _TransferStream:
             for job in self._jobs:
                 job.abandoned = True
                 job.future.cancel()  # nobody will ask what became of it
+
+    def _trace(self, first: Job, last: Job, answer: StreamTransfersResponse) -> None:
+        """Tell the steps of what is acknowledged together, by its first and its last message."""
+        span = self._call.span
+        span.step("wait", first.queued_ns, first.started_ns)
+        span.step("decide and flush", first.started_ns, last.flushed_ns, acknowledged_count=answer.acknowledged_count)
 
     async def _read_ahead(self) -> None:
         """Read messages and put their transfers in line, no further ahead than may be unanswered."""

@@ -33,11 +33,11 @@ def test_lists_and_numbers_come_from_the_environment_too():
         ("zzz = 1", "stockledger.toml sets zzz, which is not a setting"),
         ("store = 5", "store of stockledger.toml is of type int, it must be a text"),
         ('store = ["postgresql://u:hunter2@h/d"]', "store of stockledger.toml is of type list, it must be a text"),
-        ('request_window_count = "many"', "request_window_count of stockledger.toml is 'many', it must be a whole number above zero"),
-        ("request_window_count = true", "request_window_count of stockledger.toml is True, it must be a whole number above zero"),
+        ('request_window_count = "many"', "request_window_count of stockledger.toml is 'many', it must be a whole number, 1 to 1000000000"),
+        ("request_window_count = true", "request_window_count of stockledger.toml is True, it must be a whole number, 1 to 1000000000"),
         ("approvers = [1]", "approvers of stockledger.toml is [1], it must be a list of texts"),
         ("store = ", "stockledger.toml is not TOML"),
-        (f"request_window_count = {'9' * 20}", f"request_window_count of stockledger.toml is {'9' * 20}, it must be a whole number above"),
+        (f"request_window_count = {'9' * 20}", f"request_window_count of stockledger.toml is {'9' * 20}, it must be a whole number, 1 to"),
         (f"request_window_count = {'9' * 5000}", "stockledger.toml is not TOML"),
         (f"approvers = {'[' * 100_000}", "stockledger.toml is not TOML"),
     ],
@@ -49,10 +49,35 @@ def test_a_file_that_is_not_understood_is_refused_by_name(place, content, messag
     assert str(caught.value).startswith(message)
 
 
-@pytest.mark.parametrize("digits", ["9" * 20, "9" * 5000])
-def test_a_number_beyond_64_bits_is_refused_by_name(digits):
-    with pytest.raises(SettingsError, match=f"request_window_count of STOCKLEDGER_REQUEST_WINDOW_COUNT is '{digits}'"):
-        load_settings({}, {"STOCKLEDGER_REQUEST_WINDOW_COUNT": digits})
+NUMBERS = [name for name, field in SETTINGS.items() if type(field.default) is int]
+NOT_ZERO = [
+    *("request_window_seconds", "request_window_count", "principal_requests_burst", "stream_unanswered_max", "stream_report_seconds"),
+    *("stop_seconds", "reader_threads", "checkpoint_seconds", "chain_poll_ms", "chain_reconcile_seconds"),
+]
+"""Of these a 0 would be a busy loop, a crash, or another number; of all others it is said what it means."""
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_has_a_least_and_a_most_and_a_zero_says_what_it_means(run, name):
+    bounds = SETTINGS[name].metadata
+    least, most = bounds["least"], bounds["most"]
+    assert (least == 0) == bool(bounds["zero"]) == (name not in NOT_ZERO)
+    for number in (least, most):
+        settings = load_settings({name: str(number)}, {})
+        holder = next(part for part in (settings, settings.server, settings.worker) if hasattr(part, name))
+        assert getattr(holder, name) == number
+    flag = f"--{name.replace('_', '-')}"
+    for wrong in (least - 1, most + 1, "9" * 5000, "1e3", "\N{SUPERSCRIPT TWO}"):
+        with pytest.raises(SettingsError) as caught:
+            load_settings({name: str(wrong)}, {})
+        shown = str(caught.value).replace("'", "")
+        assert shown == f"{name} of {flag} is {wrong}, it must be a whole number, {least} to {most}"
+
+
+def test_config_and_help_tell_what_a_number_may_be(run):
+    for text in (run("config").out, " ".join(run("serve", "--help").out.split())):
+        assert "reads at once; 1 to 256" in text
+        assert "requests at once, of all principals; 0 to 1000000000, 0: no limit" in text
 
 
 def test_a_named_file_must_be_there():

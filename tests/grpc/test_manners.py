@@ -270,23 +270,14 @@ def test_figures_are_there_for_prometheus():
         assert f"stockledger_log_entries {float(books.size)}" in text
 
 
-def test_spans_go_from_the_rpc_to_the_flush():
-    sdk = pytest.importorskip("opentelemetry.sdk.trace")
-    export = pytest.importorskip("opentelemetry.sdk.trace.export")
-    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
-    exporter = memory.InMemorySpanExporter()
-    provider = sdk.TracerProvider()
-    provider.add_span_processor(export.SimpleSpanProcessor(exporter))
-    pytest.importorskip("opentelemetry.trace").set_tracer_provider(provider)
-    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    with market() as books, RunningServer(books, tracing=True) as server, Client(server.address) as client:
-        client.metadata = [("traceparent", parent)]
-        client.call(TRANSFER, transfer())
-    spans = {span.name: span for span in exporter.get_finished_spans()}
-    assert {TRANSFER, "wait", "decide and flush"} <= spans.keys()
-    assert f"{spans[TRANSFER].context.trace_id:032x}" == parent.split("-")[1]
-    assert spans["decide and flush"].parent.span_id == spans[TRANSFER].context.span_id
-    assert spans["wait"].start_time <= spans["decide and flush"].start_time <= spans["decide and flush"].end_time
+def test_the_size_of_the_log_is_told_before_anything_is_booked(tmp_path):
+    store = f"sqlite:///{tmp_path}/books.db"
+    with market(store) as books:
+        size = books.size
+    port = free_port()
+    with Ledger.open(store) as books, RunningServer(books, metrics_port=port):
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+        assert f"stockledger_log_entries {float(size)}" in text
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------------------------

@@ -101,6 +101,7 @@ def test_a_follower_answers_reads_and_streams_with_its_size(pair):
         stream.cancel()
         receiver.join(10)
         assert received == list(range(size))
+        assert (figure(leader, "stockledger_log_entries"), figure(follower, "stockledger_log_entries")) == (size, size)
         answer = to_follower.call("AccountService/GetHolding", GetHoldingRequest(instrument="AAPLx", account="book:house-2"))
         assert (answer.size, answer.holding.units) == (size, 100)
         request = GetHoldingRequest(instrument="AAPLx", account="book:house-2")
