@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import sys
@@ -12,13 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 from ledger import Ledger
 from ledger.snapshots import snapshot_path_of
-from services.cli.output import note
 from services.cli.stores import settings_of, signer_of, verifier_keys_of
 from services.grpc_server.server import Server
 from services.grpc_server.settings_check import check_settings
 from services.grpc_server.upkeep import Upkeep
 from services.kept_checkpoint import check_kept, keep
-from services.observability import start_logging
+from services.observability import LOGGER, start_logging
 from services.settings import unknown_variables
 from services.span_export import exporting
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 OBJECTS_BETWEEN_COLLECTIONS: Final = 50_000
 
+_log = logging.getLogger(f"{LOGGER}.server")
+
 
 def run(options: argparse.Namespace) -> int:
     """Serve until told to stop, and return the exit code.
@@ -37,10 +39,10 @@ def run(options: argparse.Namespace) -> int:
     Raises: LedgerError if the store cannot be opened, or the signing key is another's; SettingsError.
     """
     settings = settings_of(options)
-    for stranger in unknown_variables(os.environ):
-        note(f"warning: {stranger}")
-    check_settings(settings.server, settings.sources)
     start_logging(settings.server.log_level)
+    for stranger in unknown_variables(os.environ):
+        _log.warning("unknown variable", extra={"explanation": stranger})
+    check_settings(settings.server, settings.sources)
     with exporting(os.environ, settings.sources["tracing"]) if settings.server.tracing else nullcontext():
         _serve_books(settings)
     return 0

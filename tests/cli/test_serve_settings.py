@@ -108,7 +108,6 @@ WRONG = [
     ),
     (["--token-keys", "junk", *ISSUED], f"token_keys of --token-keys is 'junk', it must be {JWKS} ("),
     (["--token-keys", "binary", *ISSUED], f"token_keys of --token-keys is 'binary', it must be {JWKS} ("),
-    (["--token-keys", "deep.json", *ISSUED], f"token_keys of --token-keys is 'deep.json', it must be {JWKS} ("),
     (
         ["--token-keys", "nameless.json", *ISSUED],
         f"token_keys of --token-keys is 'nameless.json', it must be {JWKS} (nameless.json has a key without kid)",
@@ -167,12 +166,16 @@ def test_where_a_setting_came_from_is_told(run, place, monkeypatch):
 def test_serve_warns_of_variables_that_are_no_settings(run, monkeypatch):
     monkeypatch.setenv("STOCKLEDGER_TLS_CERTIFICAT", "x")
     done = run("serve", "--reader-threads=4", "--token-issuer=i")
-    assert "warning: STOCKLEDGER_TLS_CERTIFICAT is not a setting (did you mean STOCKLEDGER_TLS_CERTIFICATE?)" in done.err
-    assert done.code == USAGE
+    warning, refusal = done.err.splitlines()
+    explanation = "STOCKLEDGER_TLS_CERTIFICAT is not a setting (did you mean STOCKLEDGER_TLS_CERTIFICATE?)"
+    assert (json.loads(warning)["level"], json.loads(warning)["explanation"]) == ("warning", explanation)
+    assert (done.code, refusal.partition(" of ")[0]) == (USAGE, "stockledger: token_issuer")
 
 
-def test_the_process_ends_with_the_code_for_settings(place):
-    done = run_process("serve", "--metrics-port=70000")
+@pytest.mark.parametrize("flags", [["--metrics-port=70000"], ["--token-keys=deep.json", *ISSUED]])
+def test_the_process_ends_with_the_code_for_settings(files, flags):
+    with contextlib.chdir(files):
+        done = run_process("serve", "--store=sqlite:///wrong.db", *flags)
     assert (done.code, done.err.count("\n")) == (USAGE, 1)
 
 
