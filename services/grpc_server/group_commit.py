@@ -13,9 +13,9 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ledger import Answers
-from ledger.errors import LedgerError, refusal
+from ledger.errors import LedgerError
 from ledger.sent_transfers import SentTransfers
-from services.grpc_server.errors import Expired
+from services.grpc_server.errors import Expired, Stopping
 from stockledger.v1.errors_pb2 import Reason
 from stockledger.v1.transfers_pb2 import TransferUnitsRequest
 
@@ -303,4 +303,4 @@ class GroupCommit:
 
 def stopping() -> LedgerError:
     """Make the refusal of a server that stops: the same request may go to another one, or to this one later."""
-    return refusal(Reason.REASON_STORE_UNAVAILABLE, "the server is stopping; what was acknowledged is booked", retry_ms=1_000)
+    return Stopping(Reason.REASON_STORE_UNAVAILABLE, "the server is stopping; what was acknowledged is booked", retry_ms=1_000)

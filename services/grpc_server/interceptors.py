@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
-from ledger.errors import LedgerError, refusal
-from services.grpc_server.errors import Expired, code_of, internal, status_of, trailing_metadata
+from ledger.errors import DataLoss, LedgerError, refusal
+from services.grpc_server.errors import Expired, code_of, for_caller, internal, status_of, trailing_metadata
 from services.grpc_server.limits import check_lengths
 from services.observability import LOGGER, NO_SPAN
 from stockledger.v1.errors_pb2 import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
     from services.grpc_server.authentication import Authentication, Identity
     from services.grpc_server.limits import Limits
@@ -53,7 +53,7 @@ class Gate:
         limits: Limits,
         metrics: Metrics,
         tracing: Tracing | None,
-        store_is_away: Callable[[], None],
+        store_is_away: Callable[[LedgerError], None],
     ) -> None:
         self._settings = settings
         self._authentication = authentication
@@ -169,10 +169,10 @@ class Gate:
             calls.in_flight -= 1
             seconds = time.perf_counter() - started
             calls.ended(rpc, code, seconds)
-            if _log.isEnabledFor(logging.INFO if error is not None else logging.DEBUG):
+            if _log.isEnabledFor(logging.DEBUG if error is None else _level_of(error)):
                 self._tell(rpc, code, error, seconds)
         if error is not None and error.reason == Reason.REASON_STORE_UNAVAILABLE:
-            self._store_is_away()
+            self._store_is_away(error)
         return await _abort(context, error)
 
     def _fault(self, rpc: str) -> LedgerError:
@@ -183,12 +183,27 @@ class Gate:
         return internal(correlation_id)
 
     @staticmethod
+    def tell_withheld(call: Call, refusals: Iterable[LedgerError]) -> None:
+        """Log the first of the refusals in an answer of which the caller is not told everything: the others are for the same store."""
+        error = next((each for each in refusals if for_caller(each) is not each), None)
+        if error is not None:
+            _log.warning("refused", extra={"rpc": call.rpc, "reason": error.reason_name, "text": error.message})
+
+    @staticmethod
     def _tell(rpc: str, code: str, error: LedgerError | None, seconds: float) -> None:
         line = {"rpc": rpc, "code": code, "milliseconds": round(seconds * 1000, 3)}
         if error is None:
             _log.debug("call", extra=line)
         else:
-            _log.info("refused", extra=line | {"reason": error.reason_name})
+            line |= {"reason": error.reason_name}
+            if for_caller(error) is not error:
+                line |= {"text": error.message}
+            _log.log(_level_of(error), "refused", extra=line)
+
+
+def _level_of(error: LedgerError) -> int:
+    """Return how loud a refusal is told: what is damaged waits for a human."""
+    return logging.WARNING if isinstance(error, DataLoss) else logging.INFO
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: LedgerError | None) -> NoReturn:

@@ -241,9 +241,10 @@ class Server:
                 self._away = False
                 self._run(self._tell_health(serving=True))
 
-    def _on_store_away(self) -> None:
+    def _on_store_away(self, error: LedgerError) -> None:
         if not self._away and not self._growth.stopping:
             self._away, self._looked_for_it_at = True, time.monotonic()
+            _log.warning("store away", extra={"text": error.message})
             self._run(self._tell_health(serving=False))
 
     async def _tell_leading(self) -> None:

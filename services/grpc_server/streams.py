@@ -20,7 +20,7 @@ from ledger.errors import LedgerError, refusal
 from ledger.sent_transfers import SentTransfers
 from services.grpc_server.authentication import unauthenticated
 from services.grpc_server.authorization import authorize, authorize_all
-from services.grpc_server.errors import shortened
+from services.grpc_server.errors import for_caller, shortened
 from services.grpc_server.group_commit import Job, stopping
 from services.grpc_server.subjects import OPENING_KINDS, Origins, Owner
 from services.grpc_server.visibility import show_entry
@@ -305,6 +305,7 @@ class _TransferStream:
                         break
                     count, size, refusals = await self._jobs.popleft().future
                     answer.size = size
+                    self._gate.tell_withheld(self._call, refusals.values())
                     for place, error in refusals.items():
                         answer.refusals.append(_refusal(acknowledged + place, error))
                     acknowledged += count
@@ -361,5 +362,6 @@ class _TransferStream:
 
 
 def _refusal(position: int, error: LedgerError) -> TransferRefusal:
+    error = for_caller(error)
     metadata = {name: shortened(value, 512) for name, value in error.metadata.items()}
     return TransferRefusal(position=position, reason=error.reason_name, explanation=shortened(error.message, 512), metadata=metadata)
