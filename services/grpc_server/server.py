@@ -14,7 +14,6 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import grpc
@@ -27,6 +26,7 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from ledger.errors import LedgerError
 from ledger.leadership import Leadership
 from services.grpc_server.authentication import Authentication
+from services.grpc_server.certificates import CertificateFiles
 from services.grpc_server.group_commit import GroupCommit
 from services.grpc_server.interceptors import Gate
 from services.grpc_server.limits import Limits
@@ -177,7 +177,7 @@ class Server:
         try:
             if not settings.tls_certificate:
                 return self._server.add_insecure_port(settings.address)
-            return self._server.add_secure_port(settings.address, _credentials(settings))
+            return self._server.add_secure_port(settings.address, CertificateFiles(settings).credentials())
         except RuntimeError as error:
             raise ServerSettingsError(f"cannot listen on {settings.address}: it is taken, or not an address of this machine") from error
 
@@ -293,32 +293,3 @@ def _options(settings: ServerSettings) -> list[tuple[str, Any]]:
             ("grpc.max_connection_age_grace_ms", CONNECTION_AGE_GRACE_SECONDS * 1000),
         ]
     return options
-
-
-def _credentials(settings: ServerSettings) -> grpc.ServerCredentials:
-    """Return the server's credentials, which follow their files: a renewed certificate is used for the next connection."""
-    paths = [Path(settings.tls_private_key), Path(settings.tls_certificate)]
-    if settings.tls_client_authorities:
-        paths.append(Path(settings.tls_client_authorities))
-
-    def stamp() -> tuple[tuple[int, int], ...]:
-        return tuple((stat.st_mtime_ns, stat.st_ino) for stat in (path.stat() for path in paths))
-
-    def configuration() -> grpc.ServerCertificateConfiguration:
-        key, chain, *authorities = [path.read_bytes() for path in paths]
-        return grpc.ssl_server_certificate_configuration([(key, chain)], root_certificates=authorities[0] if authorities else None)
-
-    seen = [stamp()]
-
-    def renewed() -> grpc.ServerCertificateConfiguration | None:
-        try:
-            now = stamp()
-            if now == seen[0]:
-                return None
-            fresh = configuration()
-        except OSError:
-            return None
-        seen[0] = now
-        return fresh
-
-    return grpc.dynamic_ssl_server_credentials(configuration(), renewed, require_client_authentication=len(paths) == 3)  # type: ignore[arg-type]
