@@ -138,4 +138,6 @@ def test_refusals_within_a_stream_say_no_more(server, caplog, monkeypatch):
     assert [refused.reason for refused in refusals] == ["LOG_CORRUPT"] * 2
     assert "secret" not in str(refusals)
     assert dict(refusals[0].metadata) == {"index": "3"}
-    assert told(caplog) == [f"{where}: entry 3 is missing"]
+    assert [(record.principal, record.text) for record in caplog.records if hasattr(record, "text")] == [
+        ("operator-1", f"{where}: entry 3 is missing")
+    ]
