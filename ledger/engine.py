@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from ledger.log.checkpoint import Signer
     from ledger.log.store import Log
 
+    Choose = Callable[[State], Sequence[Any]]
+    """Gives the commands of a batch, by the state that they are decided on; it must not keep or change anything of it."""
+
 _T = TypeVar("_T")
 
 DEFAULT_PRINCIPAL: Final = "operator"
@@ -79,8 +82,8 @@ class _Submission:
     error: BaseException | None = None
     done = False
 
-    def __init__(self, commands: Sequence[Any], principal: str, *, pack: bool) -> None:
-        self.commands = commands
+    def __init__(self, choose: Choose, principal: str, *, pack: bool) -> None:
+        self.choose = choose
         self.principal = principal
         self.pack = pack
 
@@ -222,7 +225,7 @@ class Ledger:
         """
         if type(request) not in RULES:
             return self._read(request)
-        submission = _Submission((request,), self.principal if principal is None else principal, pack=False)
+        submission = _Submission(lambda _: (request,), self.principal if principal is None else principal, pack=False)
         self._carry_out_in_turn((submission,))
         if submission.error is not None:
             raise submission.error
@@ -241,21 +244,23 @@ class Ledger:
         if len(commands) > COMMANDS_PER_CALL_MAX:
             message = f"{len(commands)} commands in one call, at most {COMMANDS_PER_CALL_MAX} may be"
             raise refusal(Reason.REASON_TOO_MANY_ITEMS, message, field="commands", count=len(commands), limit=COMMANDS_PER_CALL_MAX)
-        submission = _Submission(commands, self.principal if principal is None else principal, pack=pack)
+        submission = _Submission(lambda _: commands, self.principal if principal is None else principal, pack=pack)
         self._carry_out_in_turn((submission,))
         if submission.error is not None:
             raise submission.error
         return Answers(submission.outcomes, submission.size)
 
-    def execute_group(self, batches: Sequence[tuple[Sequence[Any], str, bool]]) -> list[Answers | BaseException]:
-        """Carry out batches of several principals, each (commands, principal, pack), in this order and with one flush.
+    def execute_group(self, batches: Sequence[tuple[Choose, str, bool]]) -> list[Answers | BaseException]:
+        """Carry out batches of several principals, each (choose, principal, pack), in this order and with one flush.
 
-        For a server, whose callers do not wait in a thread each. A batch is as `execute_many` would take it, and gets its answers, or what
-        `execute_many` would have raised.
+        For a server, whose callers do not wait in a thread each. `choose` gives a batch's commands just before they are decided, by the
+        state that everything before them has left, so that it can leave out what is not permitted then; in the thread of whoever carries
+        out what waits. It is asked again where they are decided again, because another writer was faster or a batch beside it met a fault.
+        What it gave last gets its answers as `execute_many` would give them, or what that would have raised.
 
         Raises: LedgerError only where nothing can be carried out at all.
         """
-        submissions = [_Submission(commands, principal, pack=pack) for commands, principal, pack in batches]
+        submissions = [_Submission(choose, principal, pack=pack) for choose, principal, pack in batches]
         self._carry_out_in_turn(submissions)
         return [submission.error or Answers(submission.outcomes, submission.size) for submission in submissions]
 
@@ -322,7 +327,8 @@ class Ledger:
             state.begin()
             try:
                 for submission in submissions:
-                    submission.outcomes = batch.decide(submission.commands, submission.principal, pack=submission.pack)
+                    commands = submission.choose(state)
+                    submission.outcomes = batch.decide(commands, submission.principal, pack=submission.pack)
                 if batch.entries:
                     self._append(batch)
             except AppendConflict:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import time
 from collections import OrderedDict
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from ledger.errors import LedgerError, refusal
+from services.observability import LOGGER
 from stockledger.v1.errors_pb2 import Reason
 
 if TYPE_CHECKING:
@@ -41,7 +43,10 @@ TOKEN_BYTES_MAX: Final = 8_192
 RELOAD_SECONDS: Final = 1.0
 """How often key files are looked at."""
 RSA_BITS_MIN: Final = 2_048
+EXPIRY_MAX: Final = 253_402_300_799
+"""The last second of the year 9999."""
 
+_log = logging.getLogger(f"{LOGGER}.server")
 _PRINCIPAL = re.compile(r"[A-Za-z0-9._/-]{1,64}")
 
 
@@ -85,6 +90,8 @@ class TokenKeys:
         self._clock = clock
         self._looked_at = -RELOAD_SECONDS
         self._seen: tuple[Any, ...] = ()
+        self._told: Any = None
+        """Files that could not be taken, and why: told once for each change of them."""
         self._keys: dict[str, tuple[str, Any]] = {}
         self.version = 0
         """Grows with every change, so that what was verified before is verified anew."""
@@ -98,18 +105,23 @@ class TokenKeys:
         if now - self._looked_at < RELOAD_SECONDS:
             return
         self._looked_at = now
+        seen: tuple[Any, ...] = ()
         try:
             files = sorted(self._path.glob("*.json")) if self._path.is_dir() else [self._path]
             seen = tuple((str(file), stat.st_mtime_ns, stat.st_size, stat.st_ino) for file in files for stat in (file.stat(),))
-            if seen == self._seen:
-                return
-            self._keys = {key_id: key for file in files for key_id, key in _keys_of(file).items()}
-        except (OSError, ValueError):
+            if seen != self._seen:
+                self._keys = {key_id: key for file in files for key_id, key in _keys_of(file).items()}
+        except (OSError, ValueError) as error:
             if not self.version:
                 raise
+            if (seen, str(error)) != self._told:
+                self._told = seen, str(error)
+                _log.warning("token keys not renewed", extra={"why": str(error)})
             return
-        self._seen = seen
-        self.version += 1
+        self._told = None
+        if seen != self._seen:
+            self._seen = seen
+            self.version += 1
 
     def find(self, key_id: str) -> tuple[str, Any]:
         """Return (algorithm, public key) of a key id.
@@ -123,34 +135,38 @@ class TokenKeys:
 
 
 def _keys_of(file: Path) -> dict[str, tuple[str, Any]]:
-    """Return the keys of a JWKS file (RFC 7517): public ones, with ids, for the algorithms that are understood."""
+    """Return the keys of a JWKS file (RFC 7517): public ones, with ids, for the algorithms that are understood.
+
+    Raises: OSError; ValueError, which says what is wrong and nothing of what stands in a key.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except RecursionError as error:
-        raise ValueError(f"{file} is nested too deep") from error
+        raise ValueError(f"{file} is no JWKS") from error
     entries = content["keys"] if isinstance(content, dict) and "keys" in content else [content]
     if not isinstance(entries, list):
-        raise ValueError(f"{file} has no list of keys")  # noqa: TRY004 - it is the file that is wrong
-    found: dict[str, tuple[str, Any]] = {}
-    for entry in entries:
-        if not isinstance(entry, dict) or "d" in entry or entry.get("kty") == "oct":
-            raise ValueError(f"{file} has a key that is not public")
-        if not entry.get("kid"):
-            raise ValueError(f"{file} has a key without kid")
-        try:
-            key: Any = jwt.PyJWK(entry).key
-        except jwt.PyJWTError as error:
-            raise ValueError(f"{file}: key {entry['kid']} is not understood: {error}") from error
-        if isinstance(key, Ed25519PublicKey):
-            algorithm = "EdDSA"
-        elif isinstance(key, EllipticCurvePublicKey) and key.curve.name == "secp256r1":
-            algorithm = "ES256"
-        elif isinstance(key, RSAPublicKey) and key.key_size >= RSA_BITS_MIN:
-            algorithm = "RS256"
-        else:
-            raise ValueError(f"{file}: key {entry['kid']} is not for {', '.join(ALGORITHMS)}, or too short")
-        found[str(entry["kid"])] = (algorithm, key)
-    return found
+        raise ValueError(f"{file}: keys is not a list (RFC 7517 section 5.1)")  # noqa: TRY004 - what stands in a file is a value
+    return dict(_key_of(file, entry) for entry in entries)
+
+
+def _key_of(file: Path, entry: Any) -> tuple[str, tuple[str, Any]]:
+    """Return (key id, (algorithm, public key)) of one JWK."""
+    if not isinstance(entry, dict) or "d" in entry or entry.get("kty") == "oct":
+        raise ValueError(f"{file} has a key that is not public")
+    key_id = entry.get("kid")
+    if not key_id or not isinstance(key_id, str):
+        raise ValueError(f"{file} has a key without kid, which is a text")
+    try:
+        key: Any = jwt.PyJWK(entry).key
+    except Exception as error:  # noqa: BLE001 - the library takes every member for what it should be
+        raise ValueError(f"{file}: key {key_id} is not understood: {type(error).__name__}") from None
+    if isinstance(key, Ed25519PublicKey):
+        return key_id, ("EdDSA", key)
+    if isinstance(key, EllipticCurvePublicKey) and key.curve.name == "secp256r1":
+        return key_id, ("ES256", key)
+    if isinstance(key, RSAPublicKey) and key.key_size >= RSA_BITS_MIN:
+        return key_id, ("RS256", key)
+    raise ValueError(f"{file}: key {key_id} is not for {', '.join(ALGORITHMS)}, or too short")
 
 
 class Tokens:
@@ -199,7 +215,14 @@ class Tokens:
             raise unauthenticated("the token has expired") from error
         except jwt.PyJWTError as error:
             raise unauthenticated(f"the token does not hold: {type(error).__name__}") from error
-        return Identity(_checked(claims["sub"], "the token's sub"), float(claims["exp"]) + LEEWAY_SECONDS)
+        return Identity(_checked(claims["sub"], "the token's sub"), _expiry(claims["exp"]) + LEEWAY_SECONDS)
+
+
+def _expiry(claim: object) -> float:
+    """Return an expiry as seconds since 1970: a number (RFC 7519 section 2, NumericDate) that a moment can have."""
+    if isinstance(claim, bool) or not isinstance(claim, (int, float)) or not 0 < claim <= EXPIRY_MAX:
+        raise unauthenticated("the token's exp is no moment: seconds since 1970, at most to the year 9999")
+    return float(claim)
 
 
 class Authentication:

@@ -59,6 +59,18 @@ _CODE_OF_CLASS: Final[tuple[tuple[type[LedgerError], grpc.StatusCode], ...]] = (
 )
 _RETRY_MS: Final[tuple[tuple[type[LedgerError], int], ...]] = ((ActionDue, 5_000), (Unavailable, 500), (Overloaded, 250))
 _NEVER_AGAIN: Final = frozenset({Reason.REASON_MESSAGE_TOO_LARGE})
+_STORE_TEXTS: Final[dict[int, str]] = {
+    Reason.REASON_STORE_UNAVAILABLE: "the store of this server cannot be used at this moment; the same request may be sent again",
+    Reason.REASON_LEDGER_NOT_FOUND: "the store of this server does not hold the ledger that it serves",
+    Reason.REASON_LOG_CORRUPT: "what is stored is not what was stored; a human must look",
+    Reason.REASON_CHECKPOINT_INCONSISTENT: "a checkpoint does not agree with the log; a human must look",
+}
+"""What callers are told of the store. Its URL, and what else stands in such a message, is for the operator."""
+_STORE_METADATA: Final = frozenset({"index", "size", "retry_ms"})
+
+
+class Stopping(Unavailable):
+    """This server stops; what it says of that is for callers."""
 
 
 class Expired(Exception):
@@ -73,8 +85,20 @@ def code_of(error: LedgerError) -> grpc.StatusCode:
     return next((code for kind, code in _CODE_OF_CLASS if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
 
 
+def for_caller(error: LedgerError) -> LedgerError:
+    """Return a refusal as its caller gets it: the same, but that one for the store tells nothing of where that is and what is in it.
+
+    Such a refusal may come before anybody has asked what the caller may do.
+    """
+    text = None if isinstance(error, Stopping) else _STORE_TEXTS.get(error.reason)
+    if text is None:
+        return error
+    return refusal(error.reason, text, **{name: value for name, value in error.metadata.items() if name in _STORE_METADATA})
+
+
 def status_of(error: LedgerError) -> Status:
-    """Return a refusal with all its details, small enough for trailing metadata."""
+    """Return a refusal as its caller gets it, with all its details, small enough for trailing metadata."""
+    error = for_caller(error)
     message = shortened(error.message, TEXT_BYTES_MAX)
     details: list[Message] = [ErrorInfo(reason=error.reason_name, domain=DOMAIN, metadata=_bounded(error.metadata))]
     if isinstance(error, InvalidRequest):

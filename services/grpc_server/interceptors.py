@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
-from ledger.errors import LedgerError, refusal
-from services.grpc_server.errors import Expired, code_of, internal, status_of, trailing_metadata
+from ledger.errors import DataLoss, LedgerError, refusal
+from services.grpc_server.errors import Expired, code_of, for_caller, internal, status_of, trailing_metadata
 from services.grpc_server.limits import check_lengths
 from services.observability import LOGGER, NO_SPAN
 from stockledger.v1.errors_pb2 import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
     from services.grpc_server.authentication import Authentication, Identity
     from services.grpc_server.limits import Limits
@@ -53,7 +53,7 @@ class Gate:
         limits: Limits,
         metrics: Metrics,
         tracing: Tracing | None,
-        store_is_away: Callable[[], None],
+        store_is_away: Callable[[LedgerError], None],
     ) -> None:
         self._settings = settings
         self._authentication = authentication
@@ -66,8 +66,7 @@ class Gate:
         """Make the handler of an RPC with one request and one answer."""
 
         async def handle(raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-            async def carry_out(span: Span) -> bytes:
-                identity = self._identify(context)
+            async def carry_out(identity: Identity, span: Span) -> bytes:
                 self._limits.enter(identity.principal)
                 try:
                     return await answer(self.parse(raw, request_type), Call(rpc, identity, _deadline(context), span))
@@ -83,8 +82,7 @@ class Gate:
         """Make the handler of an RPC that answers one request with a stream."""
 
         async def handle(raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-            async def carry_out(span: Span) -> None:
-                identity = self._identify(context)
+            async def carry_out(identity: Identity, span: Span) -> None:
                 self._limits.enter(identity.principal, stream=True)
                 try:
                     request, call = self.parse(raw, request_type), Call(rpc, identity, _deadline(context), span)
@@ -106,8 +104,7 @@ class Gate:
                 raw = await context.read()
                 return None if raw is grpc.aio.EOF else raw
 
-            async def carry_out(span: Span) -> None:
-                identity = self._identify(context)
+            async def carry_out(identity: Identity, span: Span) -> None:
                 self._limits.enter(identity.principal, stream=True)
                 try:
                     async with aclosing(answer(read, Call(rpc, identity, _deadline(context), span))) as messages:
@@ -137,22 +134,28 @@ class Gate:
             check_lengths(request, settings.batch_length_max)
         return request
 
-    def _identify(self, context: grpc.aio.ServicerContext[Any, Any]) -> Identity:
-        return self._authentication.identify(context.invocation_metadata() or (), context.auth_context)
-
-    async def _around(self, rpc: str, context: grpc.aio.ServicerContext[Any, Any], carry_out: Callable[[Span], Awaitable[Any]]) -> Any:
+    async def _around(
+        self, rpc: str, context: grpc.aio.ServicerContext[Any, Any], carry_out: Callable[[Identity, Span], Awaitable[Any]]
+    ) -> Any:
         """Carry a call out; whatever happens, its caller gets a clear status, and the log and figures tell of it."""
         started, calls = time.perf_counter(), self._metrics.calls
         error: LedgerError | None = None
-        code = "OK"
+        code, principal = "OK", ""
+
+        async def identified(span: Span) -> Any:
+            nonlocal principal
+            identity = self._authentication.identify(context.invocation_metadata() or (), context.auth_context)
+            principal = identity.principal
+            return await carry_out(identity, span)
+
         calls.in_flight += 1
         try:
             if self._tracing is None:
-                return await carry_out(NO_SPAN)
+                return await identified(NO_SPAN)
             texts = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
             with self._tracing.span(rpc, texts) as span:
                 try:
-                    return await carry_out(span)
+                    return await identified(span)
                 except LedgerError as refused:
                     span.fail(code_of(refused).name)
                     raise
@@ -164,31 +167,52 @@ class Gate:
             code = "CANCELLED"
             raise
         except Exception:  # noqa: BLE001 - logged in full, and told to the caller as our fault
-            error, code = self._fault(rpc), "INTERNAL"
+            error, code = self._fault(rpc, principal), "INTERNAL"
         finally:
             calls.in_flight -= 1
             seconds = time.perf_counter() - started
             calls.ended(rpc, code, seconds)
-            if _log.isEnabledFor(logging.INFO if error is not None else logging.DEBUG):
-                self._tell(rpc, code, error, seconds)
+            if _log.isEnabledFor(logging.DEBUG if error is None else _level_of(error)):
+                self._tell(rpc, code, principal, error, seconds)
         if error is not None and error.reason == Reason.REASON_STORE_UNAVAILABLE:
-            self._store_is_away()
+            self._store_is_away(error)
         return await _abort(context, error)
 
-    def _fault(self, rpc: str) -> LedgerError:
+    def _fault(self, rpc: str, principal: str) -> LedgerError:
         """Log an exception that nobody expected, under an id that its caller gets too."""
         correlation_id = secrets.token_hex(8)
         self._metrics.fault()
-        _log.exception("fault", extra={"rpc": rpc, "correlation_id": correlation_id})
+        _log.exception("fault", extra={"rpc": rpc} | _who(principal) | {"correlation_id": correlation_id})
         return internal(correlation_id)
 
     @staticmethod
-    def _tell(rpc: str, code: str, error: LedgerError | None, seconds: float) -> None:
+    def tell_withheld(call: Call, refusals: Iterable[LedgerError]) -> None:
+        """Log the first of the refusals in an answer of which the caller is not told everything: the others are for the same store."""
+        error = next((each for each in refusals if for_caller(each) is not each), None)
+        if error is not None:
+            line = {"rpc": call.rpc, "principal": call.identity.principal, "reason": error.reason_name, "text": error.message}
+            _log.warning("refused", extra=line)
+
+    @staticmethod
+    def _tell(rpc: str, code: str, principal: str, error: LedgerError | None, seconds: float) -> None:
         line = {"rpc": rpc, "code": code, "milliseconds": round(seconds * 1000, 3)}
         if error is None:
             _log.debug("call", extra=line)
         else:
-            _log.info("refused", extra=line | {"reason": error.reason_name})
+            line |= _who(principal) | {"reason": error.reason_name}
+            if for_caller(error) is not error:
+                line |= {"text": error.message}
+            _log.log(_level_of(error), "refused", extra=line)
+
+
+def _who(principal: str) -> dict[str, str]:
+    """Return what a line of the log says of who asked, once that is known."""
+    return {"principal": principal} if principal else {}
+
+
+def _level_of(error: LedgerError) -> int:
+    """Return how loud a refusal is told: what is damaged waits for a human."""
+    return logging.WARNING if isinstance(error, DataLoss) else logging.INFO
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: LedgerError | None) -> NoReturn:

@@ -13,7 +13,6 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import grpc
@@ -25,6 +24,7 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServ
 from ledger.errors import LedgerError
 from ledger.leadership import Leadership
 from services.grpc_server.authentication import Authentication
+from services.grpc_server.certificates import CertificateFiles
 from services.grpc_server.group_commit import GroupCommit
 from services.grpc_server.interceptors import Gate
 from services.grpc_server.limits import Limits
@@ -144,7 +144,7 @@ class Server:
         try:
             if not settings.tls_certificate:
                 return self._server.add_insecure_port(settings.address)
-            return self._server.add_secure_port(settings.address, _credentials(settings))
+            return self._server.add_secure_port(settings.address, CertificateFiles(settings).credentials())
         except RuntimeError as error:
             raise refuse(settings, self._sources, "address", "an address of this machine that is free") from error
 
@@ -224,9 +224,10 @@ class Server:
                 self._away = False
                 self._tell_health(serving=True)
 
-    def _on_store_away(self) -> None:
+    def _on_store_away(self, error: LedgerError) -> None:
         if not self._away and not self._growth.stopping:
             self._away, self._looked_for_it_at = True, time.monotonic()
+            _log.warning("store away", extra={"text": error.message})
             self._tell_health(serving=False)
 
     def _tell_leading(self) -> None:
@@ -268,32 +269,3 @@ def _options(settings: ServerSettings) -> list[tuple[str, Any]]:
             ("grpc.max_connection_age_grace_ms", CONNECTION_AGE_GRACE_SECONDS * 1000),
         ]
     return options
-
-
-def _credentials(settings: ServerSettings) -> grpc.ServerCredentials:
-    """Return the server's credentials, which follow their files: a renewed certificate is used for the next connection."""
-    paths = [Path(settings.tls_private_key), Path(settings.tls_certificate)]
-    if settings.tls_client_authorities:
-        paths.append(Path(settings.tls_client_authorities))
-
-    def stamp() -> tuple[tuple[int, int], ...]:
-        return tuple((stat.st_mtime_ns, stat.st_ino) for stat in (path.stat() for path in paths))
-
-    def configuration() -> grpc.ServerCertificateConfiguration:
-        key, chain, *authorities = [path.read_bytes() for path in paths]
-        return grpc.ssl_server_certificate_configuration([(key, chain)], root_certificates=authorities[0] if authorities else None)
-
-    seen = [stamp()]
-
-    def renewed() -> grpc.ServerCertificateConfiguration | None:
-        try:
-            now = stamp()
-            if now == seen[0]:
-                return None
-            fresh = configuration()
-        except OSError:
-            return None
-        seen[0] = now
-        return fresh
-
-    return grpc.dynamic_ssl_server_credentials(configuration(), renewed, require_client_authentication=len(paths) == 3)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from ledger.errors import LedgerError, refusal
 from ledger.sent_transfers import SentTransfers
 from services.grpc_server.authentication import unauthenticated
 from services.grpc_server.authorization import authorize, authorize_all
-from services.grpc_server.errors import shortened
+from services.grpc_server.errors import for_caller, shortened
 from services.grpc_server.group_commit import Job, stopping
 from services.grpc_server.origin_index import OriginIndex
 from services.grpc_server.subjects import Owner
@@ -304,6 +304,7 @@ class _TransferStream:
                     last = self._jobs.popleft()
                     count, size, refusals = await last.future
                     answer.size = size
+                    self._gate.tell_withheld(self._call, refusals.values())
                     for place, error in refusals.items():
                         answer.refusals.append(_refusal(acknowledged + place, error))
                     acknowledged += count
@@ -368,5 +369,6 @@ class _TransferStream:
 
 
 def _refusal(position: int, error: LedgerError) -> TransferRefusal:
+    error = for_caller(error)
     metadata = {name: shortened(value, 512) for name, value in error.metadata.items()}
     return TransferRefusal(position=position, reason=error.reason_name, explanation=shortened(error.message, 512), metadata=metadata)

@@ -231,6 +231,23 @@ def test_the_slower_of_two_writers_catches_up_and_decides_again(books, rival):
     sound(rival)
 
 
+def test_what_a_group_is_decided_on_is_what_its_commands_are_chosen_by(books, rival):
+    """Chosen behind the batch before, and once more behind what a faster writer has left."""
+    rival.execute(account("book:late", "h-1"))
+    asked = []
+
+    def choose(state):
+        asked.append(("book:new" in state.accounts, "book:late" in state.accounts))
+        return [] if "book:late" in state.accounts else [transfer()]
+
+    before = books.holding("AAPLx", "book:a0")
+    opened, chosen = books.execute_group([(lambda _: [account("book:new", "h-1")], "operator", False), (choose, "operator", False)])
+    assert asked == [(True, False), (True, True)]
+    assert (len(opened), len(chosen), opened.size) == (1, 0, books.size)
+    assert books.holding("AAPLx", "book:a0") == before
+    sound(books)
+
+
 def test_two_writers_at_once_lose_nothing_and_double_nothing(books, rival):
     answered = {}
 

@@ -302,7 +302,7 @@ def test_a_fault_met_by_one_request_is_not_told_to_those_beside_it(server, monke
     """Requests of one principal are decided together; a command that makes us stumble takes none of the others with it."""
     books = server.books
     give(books, "AAPLx", "book:house", 10_000)
-    decide, groups = Batch._decide_one, []
+    decide, decide_all, together = Batch._decide_one, Batch.decide, []
     execute_group = books.execute_group
     held = threading.Event()
 
@@ -311,21 +311,25 @@ def test_a_fault_met_by_one_request_is_not_told_to_those_beside_it(server, monke
             raise ZeroDivisionError
         return decide(batch, command, principal)
 
-    def recorded(batches):
+    def slow(batches):
         held.wait(0.05)  # so that the others are there when this one is done
-        groups.append(max(len(commands) for commands, _, _ in batches))
         return execute_group(batches)
+
+    def recorded(batch, commands, principal, *, pack):
+        together.append(len(commands))
+        return decide_all(batch, commands, principal, pack=pack)
 
     monkeypatch.setattr(Batch, "_decide_one", stumbling)
     monkeypatch.setattr(Batch, "_book_at_once", lambda *_: None)
-    monkeypatch.setattr(books, "execute_group", recorded)
+    monkeypatch.setattr(Batch, "decide", recorded)
+    monkeypatch.setattr(books, "execute_group", slow)
     before = books.holding("AAPLx", "book:house")
     with Client(server.address) as client:
         call = client.multicallable(TRANSFER)
         wanted = [transfer(source="book:house", units=1, request_id=request_id()) for _ in range(40)]
         wanted[17].reference = "stumble"
         codes = [each.exception(timeout=20) for each in [call.future(message) for message in wanted]]
-    assert max(groups) > 1, "they were decided together"
+    assert max(together) > 1, "they were decided together"
     assert [place for place, error in enumerate(codes) if error is not None] == [17]
     assert codes[17].code() is grpc.StatusCode.INTERNAL
     assert books.holding("AAPLx", "book:house") == before - 39

@@ -146,6 +146,30 @@ def test_a_renewed_server_certificate_is_used_for_the_next_connection(folder, tm
             assert client.reason(GET, MINE) == "OK"
 
 
+def test_a_certificate_that_cannot_be_renewed_leaves_the_last_in_force_and_is_told_once(folder, tmp_path, authority, caplog):
+    names = ("server.key", "server.crt", "clients.crt")
+    for name in names:
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    _, other = authority.issue("server", dns=("localhost",))
+    broken = [(name, content) for name in names for content in (None, b"", b"no PEM", other)]
+    with market() as books, RunningServer(books, **tls(tmp_path, tls_client_authorities=str(tmp_path / "clients.crt"))) as server:
+        for name, content in broken:
+            if (name, content) == ("clients.crt", other):
+                continue  # an authority like any other
+            good = (tmp_path / name).read_bytes()
+            (tmp_path / name).unlink()
+            if content is not None:
+                (tmp_path / name).write_bytes(content)
+            for _ in range(2):
+                with with_certificate(server, authority, *authority.issue("broker-a")) as client:
+                    assert client.reason(GET, MINE) == "OK", (name, content)
+            assert len(warnings_of(caplog, "certificate not renewed")) == 1, (name, content)
+            (tmp_path / name).write_bytes(good)
+            with with_certificate(server, authority, *authority.issue("broker-a")) as client:
+                assert client.reason(GET, MINE) == "OK"
+            caplog.clear()
+
+
 # ---- tokens --------------------------------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +213,12 @@ def tampered(issuers):
     return f"{header}.{base64.urlsafe_b64encode(json.dumps(raised).encode()).rstrip(b'=').decode()}.{signature}"
 
 
+def with_header(issuers, **changes):
+    header, claims, signature = issuers["EdDSA"].token().split(".")
+    changed = json.loads(base64.urlsafe_b64decode(header + "==")) | changes
+    return f"{base64.urlsafe_b64encode(json.dumps(changed).encode()).rstrip(b'=').decode()}.{claims}.{signature}"
+
+
 HOUR = 3600
 BAD = {
     "unsigned": unsigned,
@@ -205,6 +235,17 @@ BAD = {
     "an unknown key": lambda _: TokenIssuer("EdDSA", "key-unknown").token(),
     "another key under a known id": lambda _: TokenIssuer("EdDSA", "key-EdDSA").token(),
     "another algorithm under a known id": lambda _: TokenIssuer("ES256", "key-EdDSA").token(),
+    "an exp beyond every clock": lambda i: i["EdDSA"].token(exp=10**400),
+    "an exp beyond the calendar": lambda i: i["EdDSA"].token(exp=10**15),
+    "an exp without end": lambda i: i["EdDSA"].token(exp=float("inf")),
+    "an exp that is no number": lambda i: i["EdDSA"].token(exp=float("nan")),
+    "an exp that is a text": lambda i: i["EdDSA"].token(exp=str(int(time.time()) + HOUR)),
+    "an exp that is a list": lambda i: i["EdDSA"].token(exp=[int(time.time()) + HOUR]),
+    "an nbf beyond every clock": lambda i: i["EdDSA"].token(nbf=10**400),
+    "an aud that is a number": lambda i: i["EdDSA"].token(aud=5),
+    "a header with a strange crit": lambda i: i["EdDSA"].token(headers={"crit": 5}),
+    "a header with a strange alg": lambda i: with_header(i, alg=["EdDSA"]),
+    "a header with a strange kid": lambda i: with_header(i, kid={"key-EdDSA": 1}),
     "a sub that is no principal": lambda i: i["EdDSA"].token("two words"),
     "a sub that is no text": lambda i: i["EdDSA"].token(drop=("sub",), extra=1),
     "no token": lambda _: "x",
@@ -253,17 +294,63 @@ def eventually(ask, wanted="OK"):
     return answer
 
 
-def test_a_broken_key_file_leaves_the_last_keys_in_force(tmp_path):
+BROKEN = (
+    *("half a file", "[]", "{", '{"keys":5}', '{"keys":null}', '{"keys":{"kid":"k"}}', '{"keys":"k"}', '{"keys":[null]}', "null"),
+    *('{"keys":[{"kty":"OKP","crv":[],"kid":"k"}]}', '{"keys":[{"kty":{},"kid":"k"}]}', "[" * 100_000, '{"keys":[{"kty":"OKP","kid":5}]}'),
+)
+
+
+def warnings_of(caplog, event):
+    return [record.why for record in caplog.records if record.getMessage() == event]
+
+
+def test_a_broken_key_file_leaves_the_last_keys_in_force_and_is_told_once(tmp_path, caplog):
     now = [0.0]
     good = TokenIssuer("EdDSA", "k")
-    write_keys(tmp_path / "keys.json", good)
-    keys = TokenKeys(str(tmp_path / "keys.json"), lambda: now[0])
-    for content in (None, "half a file", "[]", "{"):
-        if content is not None:
-            (tmp_path / "keys.json").write_text(content, encoding="utf-8")
+    path = tmp_path / "keys.json"
+    write_keys(path, good)
+    keys = TokenKeys(str(path), lambda: now[0])
+    keys.refresh()
+    for content in BROKEN:
+        path.write_text(content, encoding="utf-8")
+        for _ in range(3):
+            now[0] += 10
+            keys.refresh()
+            assert keys.find("k")[0] == "EdDSA"
+        assert len(warnings_of(caplog, "token keys not renewed")) == 1, content
+        caplog.clear()
+    path.unlink()
+    for _ in range(2):
         now[0] += 10
         keys.refresh()
-        assert keys.find("k")[0] == "EdDSA"
+    assert ["keys.json" in why for why in warnings_of(caplog, "token keys not renewed")] == [True]
+    write_keys(path, TokenIssuer("EdDSA", "other"))
+    now[0] += 10
+    keys.refresh()
+    assert keys.find("other")
+
+
+def test_no_key_stands_in_what_is_told_of_one(tmp_path):
+    for entry in ({"kty": "what", "kid": "k", "x": "secret"}, {"kty": "OKP", "crv": "secret", "kid": "k", "x": "secret"}):
+        (tmp_path / "keys.json").write_text(json.dumps({"keys": [entry]}), encoding="utf-8")
+        with pytest.raises(ValueError, match="not understood") as caught:
+            TokenKeys(str(tmp_path / "keys.json")).refresh()
+        assert "secret" not in str(caught.value)
+
+
+def test_a_token_holds_while_the_key_file_does_not(folder, tmp_path, authority, monkeypatch, caplog):
+    monkeypatch.setattr("services.grpc_server.authentication.RELOAD_SECONDS", 0)
+    issuer = TokenIssuer("EdDSA", "k")
+    write_keys(tmp_path / "keys.json", issuer)
+    with (
+        market() as books,
+        RunningServer(books, **tls(folder), **tokens(tmp_path / "keys.json")) as server,
+        with_token(server, authority, issuer.token()) as client,
+    ):
+        for content in ('{"keys":5}', '{"keys": null}'):
+            (tmp_path / "keys.json").write_text(content, encoding="utf-8")
+            assert [client.reason(GET, MINE) for _ in range(3)] == ["OK"] * 3
+    assert len(warnings_of(caplog, "token keys not renewed")) == 2
 
 
 def test_a_key_that_is_not_public_or_too_weak_is_not_taken(tmp_path):

@@ -252,6 +252,41 @@ def test_the_log_is_json_and_carries_nothing_of_what_requests_say(monkeypatch):
     assert found["places"]
 
 
+def test_the_log_says_who_was_refused_and_who_met_a_fault(caplog):
+    """Once it is known who asks, and nothing else about anybody."""
+    caplog.set_level(logging.DEBUG, "stockledger")
+    with market() as books, RunningServer(books, local_principals=True, local_operator="", message_bytes_max=1_000) as server:
+        with Client(server.address, "broker-a") as client:
+            client.call(TRANSFER, transfer())
+            client.refused(TRANSFER, transfer(source="book:house"))
+            client.refused(GET, HOUSE)
+            client.refused(TRANSFER, transfer(reference="x" * 1_000))
+            with pytest.raises(grpc.RpcError):
+                list(client.call("TransferService/StreamTransfers", iter([StreamTransfersRequest()])))
+            client.refused("AuditService/StreamEntries", StreamEntriesRequest(start_index=10**9))
+            books.execute_group = lambda *_: 1 / 0
+            client.refused(TRANSFER, transfer())
+        for principal in ("", "not a principal", "nobody-1"):
+            with Client(server.address, principal) as client:
+                client.refused(GET, HOUSE)
+    lines = [record for record in caplog.records if record.getMessage() in ("refused", "fault")]
+    told = [(record.getMessage(), getattr(record, "reason", ""), getattr(record, "principal", None)) for record in lines]
+    assert told == [
+        ("refused", "NOT_PERMITTED", "broker-a"),
+        ("refused", "NOT_PERMITTED", "broker-a"),
+        ("refused", "MESSAGE_TOO_LARGE", "broker-a"),
+        ("refused", "FIELD_MISSING", "broker-a"),
+        ("refused", "INDEX_BEYOND_LOG", "broker-a"),
+        ("fault", "", "broker-a"),
+        ("refused", "INTERNAL", "broker-a"),
+        ("refused", "UNAUTHENTICATED", None),
+        ("refused", "UNAUTHENTICATED", None),
+        ("refused", "NOT_PERMITTED", "nobody-1"),
+    ]
+    assert not any("house" in JsonFormatter().format(record) for record in caplog.records)
+    assert not any(hasattr(record, "principal") for record in caplog.records if record.getMessage() == "call")
+
+
 def free_port():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -183,7 +183,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_TOO_MANY_REQUESTS: _Reason.ValueType  # 101
     """Too many requests at once. Example: {limit: "64"}, with RetryInfo."""
     REASON_STORE_UNAVAILABLE: _Reason.ValueType  # 110
-    """The store cannot be read or written now: locked, full, read-only, or away. Example: {store: "sqlite:///books.db"}."""
+    """The store cannot be read or written now: locked, full, read-only, or away. Example: {store: "sqlite:///books.db"}; a server tells
+    that in its log alone.
+    """
     REASON_CHAIN_UNAVAILABLE: _Reason.ValueType  # 111
     """A chain's node cannot be reached now. Example: {chain: "eip155:1"}."""
     REASON_NOT_LEADER: _Reason.ValueType  # 112
@@ -368,7 +370,9 @@ REASON_INDEX_BEYOND_LOG: Reason.ValueType  # 100
 REASON_TOO_MANY_REQUESTS: Reason.ValueType  # 101
 """Too many requests at once. Example: {limit: "64"}, with RetryInfo."""
 REASON_STORE_UNAVAILABLE: Reason.ValueType  # 110
-"""The store cannot be read or written now: locked, full, read-only, or away. Example: {store: "sqlite:///books.db"}."""
+"""The store cannot be read or written now: locked, full, read-only, or away. Example: {store: "sqlite:///books.db"}; a server tells
+that in its log alone.
+"""
 REASON_CHAIN_UNAVAILABLE: Reason.ValueType  # 111
 """A chain's node cannot be reached now. Example: {chain: "eip155:1"}."""
 REASON_NOT_LEADER: Reason.ValueType  # 112
