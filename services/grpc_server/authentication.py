@@ -116,7 +116,7 @@ class TokenKeys:
                 raise
             if (seen, str(error)) != self._told:
                 self._told = seen, str(error)
-                _log.warning("token keys not renewed", extra={"why": str(error)})
+                _log.warning("token keys not renewed", extra={"explanation": str(error)})
             return
         self._told = None
         if seen != self._seen:

@@ -53,7 +53,7 @@ class CertificateFiles:
             told = now or str(error)
             if told != self._told:
                 self._told = told
-                _log.warning("certificate not renewed", extra={"why": str(error)})
+                _log.warning("certificate not renewed", extra={"explanation": str(error)})
             return None
         self._seen, self._told = now, None
         return fresh

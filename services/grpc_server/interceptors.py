@@ -190,7 +190,7 @@ class Gate:
         """Log the first of the refusals in an answer of which the caller is not told everything: the others are for the same store."""
         error = next((each for each in refusals if for_caller(each) is not each), None)
         if error is not None:
-            line = {"rpc": call.rpc, "principal": call.identity.principal, "reason": error.reason_name, "text": error.message}
+            line = {"rpc": call.rpc, "principal": call.identity.principal, "reason": error.reason_name, "explanation": error.message}
             _log.warning("refused", extra=line)
 
     @staticmethod
@@ -201,7 +201,7 @@ class Gate:
         else:
             line |= _who(principal) | {"reason": error.reason_name}
             if for_caller(error) is not error:
-                line |= {"text": error.message}
+                line |= {"explanation": error.message}
             _log.log(_level_of(error), "refused", extra=line)
 
 

@@ -227,7 +227,7 @@ class Server:
     def _on_store_away(self, error: LedgerError) -> None:
         if not self._away and not self._growth.stopping:
             self._away, self._looked_for_it_at = True, time.monotonic()
-            _log.warning("store away", extra={"text": error.message})
+            _log.warning("store away", extra={"explanation": error.message})
             self._tell_health(serving=False)
 
     def _tell_leading(self) -> None:

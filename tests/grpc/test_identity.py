@@ -301,7 +301,7 @@ BROKEN = (
 
 
 def warnings_of(caplog, event):
-    return [record.why for record in caplog.records if record.getMessage() == event]
+    return [record.explanation for record in caplog.records if record.getMessage() == event]
 
 
 def test_a_broken_key_file_leaves_the_last_keys_in_force_and_is_told_once(tmp_path, caplog):

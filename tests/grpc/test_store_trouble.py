@@ -47,7 +47,7 @@ def texts_of(refused):
 
 def told(caplog):
     """What the log says of refusals, in full."""
-    return [record.text for record in caplog.records if getattr(record, "text", None)]
+    return [record.explanation for record in caplog.records if getattr(record, "explanation", None)]
 
 
 @contextlib.contextmanager
@@ -67,7 +67,7 @@ def test_a_store_that_cannot_be_written_is_told_without_where_it_is(server, capl
     assert refused.retry.HasField("retry_delay")
     assert "secret-place/secret-name.db" in told(caplog)[0]
     away = [record for record in caplog.records if record.getMessage() == "store away"]
-    assert [(record.levelname, "secret-name.db" in record.text) for record in away] == [("WARNING", True)]
+    assert [(record.levelname, "secret-name.db" in record.explanation) for record in away] == [("WARNING", True)]
 
 
 def test_who_may_nothing_learns_nothing_of_the_store(server, monkeypatch):
@@ -138,6 +138,6 @@ def test_refusals_within_a_stream_say_no_more(server, caplog, monkeypatch):
     assert [refused.reason for refused in refusals] == ["LOG_CORRUPT"] * 2
     assert "secret" not in str(refusals)
     assert dict(refusals[0].metadata) == {"index": "3"}
-    assert [(record.principal, record.text) for record in caplog.records if hasattr(record, "text")] == [
+    assert [(record.principal, record.explanation) for record in caplog.records if hasattr(record, "explanation")] == [
         ("operator-1", f"{where}: entry 3 is missing")
     ]
