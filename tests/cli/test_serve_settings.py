@@ -104,13 +104,13 @@ WRONG = [
     ),
     (
         ["--token-keys", "five.json", *ISSUED],
-        f"token_keys of --token-keys is 'five.json', it must be {JWKS} (five.json has no list of keys)",
+        f"token_keys of --token-keys is 'five.json', it must be {JWKS} (five.json: keys is not a list (RFC 7517 section 5.1))",
     ),
     (["--token-keys", "junk", *ISSUED], f"token_keys of --token-keys is 'junk', it must be {JWKS} ("),
     (["--token-keys", "binary", *ISSUED], f"token_keys of --token-keys is 'binary', it must be {JWKS} ("),
     (
         ["--token-keys", "nameless.json", *ISSUED],
-        f"token_keys of --token-keys is 'nameless.json', it must be {JWKS} (nameless.json has a key without kid)",
+        f"token_keys of --token-keys is 'nameless.json', it must be {JWKS} (nameless.json has a key without kid, which is a text)",
     ),
     (["--token-keys", "keys.json", ISSUED[0]], "token_audience is '', it must be set along with token_keys"),
     (["--token-keys", "keys.json", ISSUED[1]], "token_issuer is '', it must be set along with token_keys"),

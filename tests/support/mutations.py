@@ -266,7 +266,7 @@ MUTATIONS = [
         "rules/wallets.py",
         "rules/test_wallets.py",
         ("    if not signed:", "    if False:"),
-        ("    if lost.holder != account.holder:", "    if False:"),
+        ("    if not lost.holder or lost.holder != account.holder:", "    if False:"),
         ("    check_wallet_signature(state.ledger_id, command)  # before", "    # before"),
     ),
     *_of(
@@ -300,7 +300,7 @@ MUTATIONS = [
         ("if state.instructions[older].state != RECORDED and not waits:", "if state.instructions[older].state != RECORDED:"),
         ("    if instruction.state == RECORDED:", "    if False:"),
         ("    if command.failure and command.failure not in FOR_EVER:", "    if False:"),
-        ("    if stays_refused(state, instruction, event.returned_units):", "    if False:"),
+        ("    if event.failure and stays_refused(state, instruction, event.returned_units):", "    if False:"),
     ),
     *_of(
         "rules/chains/projection.py",
