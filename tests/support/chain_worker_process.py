@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from stockledger.client import Client
 from stockledger.v1.approvals_pb2 import ApproveCommandRequest
-from stockledger.v1.chains_pb2 import InstructionState, ListInstructionsRequest, ListTransactionsRequest
+from stockledger.v1.chains_pb2 import Instruction, InstructionState, ListInstructionsRequest, ListTransactionsRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,9 +103,13 @@ class Operators:
         if answer.booking.approval:
             self.execute(ApproveCommandRequest(approval=answer.booking.approval), principal="approver")
 
+    def instructions(self, chain: str) -> list[Instruction]:
+        """Return those that are not over."""
+        return list(self.client("operator").items(ListInstructionsRequest(chain=chain, page_size=1000)))
+
     def under_way(self, chain: str) -> int:
         """Return how many instructions and transactions are not over."""
-        instructions = list(self.client("operator").items(ListInstructionsRequest(chain=chain, page_size=1000)))
+        instructions = self.instructions(chain)
         waiting = [each for each in instructions if each.state != InstructionState.INSTRUCTION_STATE_REFUSED and not each.blocked_by]
         return len(waiting) + len(list(self.client("operator").items(ListTransactionsRequest(chain=chain, page_size=1000))))
 

@@ -18,7 +18,7 @@ from ledger.log.checkpoint import Signer
 from stockledger.v1.accounts_pb2 import FreezeAccountRequest, UnfreezeAccountRequest
 from stockledger.v1.approvals_pb2 import GrantRoleRequest, Role
 from stockledger.v1.audit_pb2 import GetCheckpointRequest
-from stockledger.v1.chains_pb2 import AnchorCheckpointRequest, ChainCapability, ListDivergencesRequest
+from stockledger.v1.chains_pb2 import AnchorCheckpointRequest, ChainCapability, InstructionKind, ListDivergencesRequest
 from stockledger.v1.common_pb2 import Operation
 from stockledger.v1.instruments_pb2 import HaltInstrumentRequest, ResumeInstrumentRequest, SetMultiplierRequest
 from stockledger.v1.transfers_pb2 import ForceTransferRequest, TransferUnitsRequest
@@ -131,6 +131,8 @@ class Asked:
     def one(self) -> None:
         """Ask for one thing, drawn by chance."""
         kind = self.chance.choices(list(self.kinds), list(self.kinds.values()))[0]
+        if kind == "multiplier" and self._is_multiplier_on_its_way():
+            kind = "mint"
         units = self.chance.randint(1, 50)
         first, second, _ = self.market.wallets
         if kind in ("mint", "burn") and self.halted is not None:
@@ -200,6 +202,11 @@ class Asked:
         else:
             self.operators.do(ResumeInstrumentRequest(instrument=SYMBOL, operations=[self.halted], cause=cause))
             self.halted = None
+
+    def _is_multiplier_on_its_way(self) -> bool:
+        """Tell whether the chain has the last one not yet: in force only after the next was decided, it would be a divergence."""
+        kinds = {each.kind for each in self.operators.instructions(self.market.rig.chain)}
+        return InstructionKind.INSTRUCTION_KIND_SET_MULTIPLIER in kinds
 
     def _set_multiplier(self) -> None:
         wanted = MULTIPLIER if self.multiplier != MULTIPLIER else 2 * MULTIPLIER
