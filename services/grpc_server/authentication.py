@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+from chain_adapters.json_depth import is_too_deep
 from ledger.errors import LedgerError, refusal
 from services.observability import LOGGER
 from stockledger.v1.errors_pb2 import Reason
@@ -139,10 +140,10 @@ def _keys_of(file: Path) -> dict[str, tuple[str, Any]]:
 
     Raises: OSError; ValueError, which says what is wrong and nothing of what stands in a key.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError(f"{file} is no JWKS") from error
+    data = file.read_bytes()
+    if is_too_deep(data):
+        raise ValueError(f"{file} is no JWKS")
+    content = json.loads(data.decode("utf-8"))
     entries = content["keys"] if isinstance(content, dict) and "keys" in content else [content]
     if not isinstance(entries, list):
         raise ValueError(f"{file}: keys is not a list (RFC 7517 section 5.1)")  # noqa: TRY004 - what stands in a file is a value

@@ -22,7 +22,7 @@ from ledger.rules import EVENT_FIELDS, RULES
 from ledger.snapshots import decode_state, encode_state
 from ledger.verify import Auditor, check_books
 from stockledger.v1.accounts_pb2 import BindWalletRequest, FreezeAccountRequest, UnfreezeAccountRequest
-from stockledger.v1.approvals_pb2 import ApproveCommandRequest
+from stockledger.v1.approvals_pb2 import ApproveCommandRequest, DeclineCommandRequest
 from stockledger.v1.chains_pb2 import (
     AbandonInstructionRequest,
     AttributeDepositRequest,
@@ -125,7 +125,7 @@ class Books(RuleBasedStateMachine):
     @precondition(lambda self: hasattr(self, "scenario"))
     @rule(seed=SEEDS)
     def live(self, seed: int) -> None:
-        """Ask for some commands one after the other, and mostly approve what waits."""
+        """Ask for some commands one after the other, and mostly approve what waits, or decline it now and then."""
         random = self.random(seed)
         for _ in range(random.randint(1, 20)):
             self.ask(random)
@@ -136,7 +136,11 @@ class Books(RuleBasedStateMachine):
                 self.scenario.pass_time(random.choice([1, 1_000, 10_000]))
             waiting = sorted(self.books._state.approvals)
             if waiting and random.random() < 0.6:
-                self.execute(ApproveCommandRequest(approval=random.choice(waiting)), random.choice(["approver", "approver", "second"]))
+                approval, who = random.choice(waiting), random.choice(["approver", "approver", "second"])
+                declined = random.random() < 0.1
+                self.execute(
+                    DeclineCommandRequest(approval=approval, cause="no") if declined else ApproveCommandRequest(approval=approval), who
+                )
 
     @precondition(lambda self: hasattr(self, "scenario"))
     @rule(seed=SEEDS)
