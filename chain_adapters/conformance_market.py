@@ -117,15 +117,7 @@ class Market:
     def _open_books(self) -> None:
         self.do(
             GrantRoleRequest(principal="enforcer", role=Role.ROLE_ENFORCER),
-            RegisterInstrumentRequest(
-                symbol=SYMBOL,
-                name="Apple tokenised",
-                kind=InstrumentKind.INSTRUMENT_KIND_STOCK,
-                underlying_isin="US0378331005",
-                decimals=DECIMALS,
-                backing=Backing.BACKING_CUSTODIED,
-                authorised_units=10**15,
-            ),
+            _stock(SYMBOL, "Apple tokenised", "US0378331005", Backing.BACKING_CUSTODIED),
             RegisterHolderRequest(holder="h-1", country="DE", investor_class=InvestorClass.INVESTOR_CLASS_RETAIL),
             RegisterHolderRequest(holder="h-2", country="FR", investor_class=InvestorClass.INVESTOR_CLASS_RETAIL),
             OpenAccountRequest(account="book:alice", holder="h-1"),
@@ -173,15 +165,7 @@ class Market:
         if fault == "nowhere":
             token = f"{token.rpartition(':')[0]}:{self.rig.make_wallet().rpartition(':')[2]}"
         self.do(
-            RegisterInstrumentRequest(
-                symbol=MISTAKEN,
-                name="Tesla, registered wrongly",
-                kind=InstrumentKind.INSTRUMENT_KIND_STOCK,
-                underlying_isin="US88160R1014",
-                decimals=DECIMALS,
-                backing=Backing.BACKING_CUSTODIED,
-                authorised_units=10**15,
-            ),
+            _stock(MISTAKEN, "Tesla, registered wrongly", "US88160R1014", Backing.BACKING_CUSTODIED),
             RegisterDeploymentRequest(
                 chain=made.chain,
                 instrument=MISTAKEN,
@@ -204,15 +188,7 @@ class Market:
         hot, deposit = self.rig.make_wallet(), self.rig.make_wallet()
         before(Omnibus(foreign.token, hot, deposit))
         self.do(
-            RegisterInstrumentRequest(
-                symbol=FOREIGN,
-                name="Microsoft, somebody else's",
-                kind=InstrumentKind.INSTRUMENT_KIND_STOCK,
-                underlying_isin="US5949181045",
-                decimals=DECIMALS,
-                backing=Backing.BACKING_OMNIBUS,
-                authorised_units=10**15,
-            ),
+            _stock(FOREIGN, "Microsoft, somebody else's", "US5949181045", Backing.BACKING_OMNIBUS),
             *(SetChainKeyRequest(key=wallet, roles=[ChainKeyRole.CHAIN_KEY_ROLE_WALLET]) for wallet in (hot, deposit)),
             RegisterDepositAddressesRequest(deposit_addresses=[DepositAddress(deposit_address=deposit, account="book:bob")]),
         )
@@ -408,6 +384,18 @@ class Market:
         place = next(each for each in items_of(self.call, ListPlacesRequest(instrument=SYMBOL), "places") if each.place == chain)
         assert place.units == self.rig.supply(self.token)
         assert state_digest(latest_state(self.books.log)) == self.books.state_digest(), "a replay gives other books"
+
+
+def _stock(symbol: str, name: str, isin: str, backing: Backing.ValueType) -> RegisterInstrumentRequest:
+    return RegisterInstrumentRequest(
+        symbol=symbol,
+        name=name,
+        kind=InstrumentKind.INSTRUMENT_KIND_STOCK,
+        underlying_isin=isin,
+        decimals=DECIMALS,
+        backing=backing,
+        authorised_units=10**15,
+    )
 
 
 def _may_go_on(instruction: Instruction) -> bool:

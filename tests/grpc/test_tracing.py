@@ -20,6 +20,7 @@ from services.settings import SettingsError
 from services.span_export import exporting
 from stockledger.v1.transfers_pb2 import StreamTransfersRequest, TransferUnitsRequest
 
+NO_EXPORTER = "the OTLP exporter is not installed: pip install 'stockledger[tracing]'"
 TRANSFER, STREAM = "TransferService/TransferUnits", "TransferService/StreamTransfers"
 STEPS = ["decide and flush", "wait"]
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -133,8 +134,8 @@ class Collector(grpc.GenericRpcHandler):
 
 
 def test_serve_sends_spans_to_a_collector(tmp_path, monkeypatch):
-    pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc.trace_exporter")
-    service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc.trace_exporter", reason=NO_EXPORTER)
+    service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2", reason=NO_EXPORTER)
     collector = Collector()
     server = grpc.server(futures.ThreadPoolExecutor(2))
     server.add_generic_rpc_handlers((collector,))
@@ -151,7 +152,7 @@ def test_serve_sends_spans_to_a_collector(tmp_path, monkeypatch):
 
 
 def test_a_collector_that_is_away_holds_up_no_stop(tmp_path, monkeypatch):
-    pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc.trace_exporter")
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc.trace_exporter", reason=NO_EXPORTER)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     began = time.monotonic()
     told = traced_calls(f"sqlite:///{tmp_path}/books.db")
