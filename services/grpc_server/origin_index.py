@@ -50,15 +50,15 @@ class OriginIndex:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while self.origins.size < size:
+            if self._growth.stopping or loop.time() >= end:
+                return False
             if self._slice is None or self._slice.done():
                 stop = min(self.origins.size + SLICE_ENTRIES, size)
                 self._slice = loop.run_in_executor(self._thread, self._grow, stop)
             current = self._slice
-            await asyncio.wait({current}, timeout=max(end - loop.time(), 0))
+            await asyncio.wait({current}, timeout=end - loop.time())
             if current.done():
                 current.result()
-            if self._growth.stopping or (loop.time() >= end and self.origins.size < size):
-                return False
         return True
 
     def close(self) -> None:

@@ -200,6 +200,18 @@ def test_a_stop_waits_for_one_slice_of_the_log_only(server, broker, old_entries,
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("stockledger-origins")]
 
 
+def test_nothing_more_of_the_log_is_read_once_the_server_stops(server):
+    """Also for a stream that was elsewhere while the last slice ended."""
+    index = server.server.streams.origin_index
+
+    async def ask() -> bool:
+        server.server._growth.stop()
+        return await index.reach(server.books.size, 5)
+
+    assert not server.run(ask())
+    assert index.origins.size == 0
+
+
 def test_a_stream_whose_log_cannot_be_read_ends_and_the_next_one_goes_on(server, broker, monkeypatch):
     """What was indexed before the fault is kept, and what comes after it is not taken twice."""
     request = RequestSubscriptionRequest(instrument="AAPLx", account="book:broker-a/alice", cash_instrument="USDC", cash_units=100)
