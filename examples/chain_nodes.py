@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import select
 import shutil
 import socket
 import subprocess
@@ -43,6 +44,7 @@ ANVIL = MODULES / "@foundry-rs" / "anvil-linux-amd64" / "bin" / "anvil"
 SURFPOOL = MODULES / "@solana" / "surfpool-linux-x64-gnu"
 COINS = 10**21
 START_SECONDS = 30
+START_ATTEMPTS = 3
 LAND_SECONDS = 30
 CLOCK_LATE_SECONDS = 3
 
@@ -220,22 +222,36 @@ class Solana:
     name, step = "Solana", "slot"
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._start()
+
+    def _start(self) -> None:
         environment = {**os.environ, "NODE_PATH": str(MODULES)}
         command = ["node", str(HERE / "solana_node.js")]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes)
+        self._process = subprocess.Popen(command, cwd=self._folder, env=environment, bufsize=0, **pipes)
 
     def wait_until_up(self) -> None:
-        assert self._process.stdout is not None, "its lines are piped"
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"surfpool ended with {self._process.wait()}")
+        """Wait for its first line, and start it again where none comes: the ports it chose may have been taken meanwhile."""
+        for _ in range(START_ATTEMPTS):
+            line = self._first_line()
+            if line:
+                break
+            self.stop()
+            self._start()
+        else:
+            raise SystemExit(f"surfpool did not start in {START_ATTEMPTS} attempts")
         told = json.loads(line)
         self.url = told["url"]
         self.client = RpcClient(self.url)
         self.payer = Keypair.from_bytes(bytes(told["payer"]))
         self.chain = chain_id(self.client.genesis_hash())
         self.node = f"surfpool, {self.client.version()}"
+
+    def _first_line(self) -> bytes:
+        assert self._process.stdout is not None, "its lines are piped"
+        ready, _, _ = select.select([self._process.stdout], [], [], START_SECONDS)
+        return bytes(self._process.stdout.readline()) if ready else b""
 
     def stop(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
