@@ -498,7 +498,7 @@ MAKERS: dict[type[Any], Callable[[Draw, Any], Any]] = {
         public_key=bytes(draw(st.sampled_from([KEY, WALLET])).verify_key),
     ),
     _R.OpenCustodyAccountRequest: lambda draw, _: _R.OpenCustodyAccountRequest(
-        custody_account=draw(st.sampled_from(["alpaca/1", "alpaca/2", "bank/1"])),
+        custody_account=draw(st.sampled_from(["alpaca/1", "alpaca/4", "alpaca/5", "bank/1", "bank/2"])),
         custodian=draw(st.sampled_from(["alpaca", "bank"])),
         isin=draw(st.sampled_from(["US0378331005", "US67066G1040"])),
         instrument=draw(st.sampled_from(SYMBOLS)),
