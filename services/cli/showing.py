@@ -24,7 +24,7 @@ from services.cli.naming import with_names_checked
 from services.cli.outcome import DONE, UsageError
 from services.cli.output import Column, Progress, json_text, note, print_json, print_table
 from services.cli.rendering import Renderer, as_json, detail_of
-from services.cli.stores import open_store, settings_of, size_of, state_of
+from services.cli.stores import open_store, parse_time, settings_of, size_of, state_of
 from services.settings import suggestion
 from stockledger.v1 import accounts_pb2, reserves_pb2
 from stockledger.v1.errors_pb2 import Reason
@@ -98,9 +98,7 @@ def run(options: argparse.Namespace) -> int:
         if options.kind is not None or options.from_index:
             raise UsageError("--kind and --from-index are of the log")
         state = state_of(log, settings, progress, size=options.as_of_size, time_text=options.as_of_time)
-    past = options.as_of_size is not None or options.as_of_time is not None
-    last_us = state.last_decision_time_us
-    books = Books(state, last_us if past else max(time.time_ns() // 1000, last_us))
+    books = Books(state, _now_us(state, options))
     filters = {name: getattr(options, f"of_{name}") for name in _FILTERS if getattr(options, f"of_{name}") is not None}
     _check_filled(options.name, filters)
     if options.what in _SPECIAL:
@@ -110,6 +108,16 @@ def run(options: argparse.Namespace) -> int:
     else:
         message_type, items = _list_items(books, lists[options.what], options, filters)
     return _print_items(options, state, message_type, items)
+
+
+def _now_us(state: State, options: argparse.Namespace) -> int:
+    """Return the moment at which evidence is stale or not: that of the last entry, where a size is asked for."""
+    last_us = state.last_decision_time_us
+    if options.as_of_size is not None:
+        return last_us
+    wall_us = time.time_ns() // 1000
+    moment_us = parse_time(options.as_of_time)
+    return max(wall_us if moment_us is None else min(moment_us, wall_us), last_us)
 
 
 def _check_filled(name: str | None, filters: dict[str, str]) -> None:

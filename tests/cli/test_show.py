@@ -85,6 +85,18 @@ def test_reserves_name_their_evidence(show):
     assert row.split()[1:6] == ["1,000", "0", "0", "1,000", "10.5"]
 
 
+def test_evidence_is_stale_at_the_moment_asked_for(run, books_at):
+    def stale(*when):
+        (reserve,) = run("show", "reserves", "AAPLx", "--json", "--store", books_at, *when).json["reserves"]
+        return reserve["evidence"][0]["stale"]
+
+    assert not stale("--as-of-time", "2026-11-23T17:59:59Z")
+    assert stale("--as-of-time", "2026-11-23T18:00:00Z")
+    assert stale()
+    with Ledger.open(books_at, read_only=True) as books:
+        assert not stale("--as-of-size", books.size)
+
+
 def test_columns_are_aligned_and_numbers_stand_right(show):
     lines = show("supply").lines
     assert lines == [
