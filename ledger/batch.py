@@ -26,7 +26,7 @@ from stockledger.v1.transfers_pb2 import TransfersPacked, TransferUnitsRequest, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ledger.log.store import Log
+    from ledger.log.log import Log
     from ledger.state import State
 
 ENTRY_BYTES_MAX: Final = 65_535

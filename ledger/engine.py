@@ -24,7 +24,8 @@ from ledger.clock import Reckoning, SystemClock
 from ledger.digest import state_digest
 from ledger.errors import LedgerError, refusal
 from ledger.fair_lock import FairLock
-from ledger.log.store import AppendConflict, AppendDoubtful, open_log
+from ledger.log.log import AppendConflict, AppendDoubtful
+from ledger.log.store import open_log
 from ledger.reads import READS
 from ledger.reads.books import holding_units
 from ledger.request_ids import RequestIds
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from ledger.clock import Clock
     from ledger.leadership import Leadership
     from ledger.log.checkpoint import Signer
-    from ledger.log.store import Log
+    from ledger.log.log import Log
 
     Choose = Callable[[State], Sequence[Any]]
     """Gives the commands of a batch, by the state that they are decided on; it must not keep or change anything of it."""

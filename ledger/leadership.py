@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from ledger.errors import LedgerError, refusal
 from ledger.log.backend import Contested
-from ledger.log.store import AppendConflict, AppendDoubtful
+from ledger.log.log import AppendConflict, AppendDoubtful
 from stockledger.v1.errors_pb2 import Reason
 
 if TYPE_CHECKING:

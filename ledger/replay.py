@@ -20,7 +20,7 @@ from stockledger.v1.transfers_pb2 import TransferUnitsRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from ledger.log.store import Log
+    from ledger.log.log import Log
 
     Progress = Callable[[int, int], None]
     """Called with (done, total) entries."""

@@ -36,7 +36,7 @@ from stockledger.v1.errors_pb2 import Reason
 if TYPE_CHECKING:
     import os
 
-    from ledger.log.store import Log
+    from ledger.log.log import Log
 
 _T = typing.TypeVar("_T")
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ledger.log.checkpoint import Checkpoint, VerifierKey
-    from ledger.log.store import Log
+    from ledger.log.log import Log
     from ledger.records import Evidence, Instrument
     from ledger.state import Book
 

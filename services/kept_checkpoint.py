@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ledger import Ledger
     from ledger.log.checkpoint import VerifierKey
-    from ledger.log.store import Log
+    from ledger.log.log import Log
 
 
 def check_kept(log: Log, path: str | os.PathLike[str], keys: Sequence[VerifierKey] = ()) -> int:

@@ -4,7 +4,8 @@
     tiles.py        the tree and the entries as a static directory of C2SP tiles
     checkpoint.py   signed tree heads, as C2SP signed notes
     proof.py        receipts: one entry's place in the tree, checkable offline
-    store.py        the log of one ledger in a store named by a URL
+    log.py          the log of one ledger: append, read, check
+    store.py        which store a URL names, and the log opened in it
     backend.py      what a store must be able to do; sqlite_backend.py and postgres_backend.py do it
     snapshot.py     cached state beside the log, never authoritative
 

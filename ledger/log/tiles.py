@@ -20,9 +20,9 @@ from typing import NamedTuple, NoReturn
 
 from ledger.errors import refusal
 from ledger.log.checkpoint import Checkpoint, Signer, VerifierKey, open_note, parse_checkpoint, sign_checkpoint
+from ledger.log.log import ENTRY_BYTES_MAX, Log, Progress
 from ledger.log.merkle import HASH_BYTES, TILE_HEIGHT, TILE_WIDTH, HashReader, Tree, leaf_hashes
 from ledger.log.snapshot import fsync_folder
-from ledger.log.store import ENTRY_BYTES_MAX, Log, Progress
 from stockledger.v1.errors_pb2 import Reason
 
 CHECKPOINT_FILE = "checkpoint"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ledger.log.checkpoint import VerifierKey
-    from ledger.log.store import Log
+    from ledger.log.log import Log
 
 _SIZE_AND_ROOT: Final = re.compile(r"(0|[1-9][0-9]{0,18}):(?:0x)?([0-9a-fA-F]{64})")
 

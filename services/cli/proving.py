@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import argparse
 
     from ledger.log.checkpoint import Signer
-    from ledger.log.store import Log
+    from ledger.log.log import Log
     from services.settings import Settings
 
 ENTRY_EXTENSION = ".entry"

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterable, Iterator
 
-    from ledger.log.store import Log
+    from ledger.log.log import Log
     from ledger.state import State
 
 LIMIT_DEFAULT: Final = 100

@@ -24,7 +24,7 @@ from stockledger.v1.errors_pb2 import Reason
 if TYPE_CHECKING:
     import argparse
 
-    from ledger.log.store import Log
+    from ledger.log.log import Log
     from services.cli.output import Progress
 
 _OTHERS_BITS = 0o077

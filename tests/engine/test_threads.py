@@ -12,7 +12,7 @@ from scenario import START_US, FixedClock, account, check_invariants
 
 from ledger import Ledger, LedgerError
 from ledger.errors import refusal
-from ledger.log.store import leaf_index
+from ledger.log.log import leaf_index
 from ledger.replay import latest_state
 from stockledger.v1.accounts_pb2 import GetHoldingRequest, ListRegisterRequest
 from stockledger.v1.common_pb2 import AsOf

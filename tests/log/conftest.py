@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ledger.log.store import Log
+    from ledger.log.log import Log
 
 
 class Sample:

@@ -16,9 +16,10 @@ import pytest
 from ledger import Ledger
 from ledger.errors import DataLoss, InvalidRequest, LedgerError, NotFound, Unavailable
 from ledger.log import postgres_backend
+from ledger.log.log import AppendConflict, AppendDoubtful
 from ledger.log.postgres_sessions import parse_url
 from ledger.log.postgres_tables import schema_of
-from ledger.log.store import AppendConflict, AppendDoubtful, _open_without_lock, open_log
+from ledger.log.store import _open_without_lock, open_log
 
 
 @pytest.fixture

@@ -17,16 +17,9 @@ from hypothesis import strategies as st
 
 from ledger.errors import BeyondLog, DataLoss, InvalidRequest, NotFound, Unavailable
 from ledger.log.checkpoint import Signer, sign_checkpoint
+from ledger.log.log import AppendConflict, AppendDoubtful, leaf_index, leaf_version
 from ledger.log.merkle import EMPTY_ROOT, leaf_hash, verify_inclusion
-from ledger.log.store import (
-    AppendConflict,
-    AppendDoubtful,
-    _open_without_lock,
-    leaf_index,
-    leaf_version,
-    open_log,
-    refuse_unsafe_settings,
-)
+from ledger.log.store import _open_without_lock, open_log, refuse_unsafe_settings
 
 
 @pytest.fixture
@@ -431,7 +424,7 @@ def test_a_reader_follows(log, url, sample, signer):
 
 
 def test_a_reader_far_behind_takes_the_tiles(log, url, sample, monkeypatch):
-    monkeypatch.setattr("ledger.log.store.RELOAD_ENTRIES", 300)
+    monkeypatch.setattr("ledger.log.log.RELOAD_ENTRIES", 300)
     sample.append(log, 100)
     with open_log(url, read_only=True) as reader:
         sample.append(log, 1000)

@@ -362,7 +362,7 @@ MUTATIONS = [
     ),
     *_of("rules/chains/keys.py", "rules/test_deployments.py", ("            _check_empty(state, known)", "            pass")),
     *_of(
-        "log/store.py",
+        "log/log.py",
         "log/test_damage.py",
         ("        if edge is not None and edge.size > size:", "        if False:"),
         ("            with contextlib.suppress(LedgerError):\n                self.keep_right_edge()", "            pass"),
