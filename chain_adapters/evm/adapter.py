@@ -22,18 +22,18 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from eth_utils.address import to_checksum_address
 
-from chain_adapters.evm import steps
-from chain_adapters.evm.artifacts import load
-from chain_adapters.evm.chain_view import ChainView, checksummed, position_of
+from chain_adapters.evm.chain_view import ChainView, position_of
 from chain_adapters.evm.codec import NotDecodable, decode_answer, encode_call
 from chain_adapters.evm.landing import Landed, block_of, digests, landed_in, landed_message, version_of
 from chain_adapters.evm.multiplier_view import BlockClock, schedule_at
 from chain_adapters.evm.node import BLOCKS_MAX, Node, NodeAway, NodeError, NodeNonsense, NodeRefused, RawLog, read_number
 from chain_adapters.evm.observation import Watched, observe
-from chain_adapters.evm.preparing import INSTRUCTIONS_PER_TRANSACTION_MAX, Preparation, check_funds, outcome_of, recorded
+from chain_adapters.evm.preparing import INSTRUCTIONS_PER_TRANSACTION_MAX, Preparation, check_funds, recorded
+from chain_adapters.evm.receipts import check_logs, failure_of
 from chain_adapters.evm.stand import stand_at
 from chain_adapters.evm.steps import Places, address_of
 from chain_adapters.evm.token_calls import TOKEN
+from chain_adapters.evm.token_code import TokenCode
 from chain_adapters.evm.transactions import (
     Fees,
     assemble,
@@ -64,7 +64,6 @@ from ledger import caip
 from ledger.errors import refusal
 from stockledger.v1.chains_pb2 import (
     ChainCapability,
-    ChainFailure,
     ChainFigure,
     ChainPosition,
     DeadTransaction,
@@ -153,8 +152,7 @@ class EvmAdapter:
         self._checked: set[int] = set()
         self._lock = threading.Lock()
         self._finalised = ChainPosition()
-        self._beacons: dict[str, str] = {}
-        self._lists: dict[str, str] = {}
+        self._code = TokenCode()
         self._fee_max = settings.whole_number("fee_max_wei", FEE_MAX_WEI)
         self._priority_min = settings.whole_number("priority_min_wei", 0)
         self._blocks_max = max(1, settings.whole_number("blocks_max", BLOCKS_MAX))
@@ -206,9 +204,7 @@ class EvmAdapter:
             raise DeploymentUnfit(self.chain, f"{token} has {decimals} decimals, registered are {deployment.decimals}")
         if deployment.kind == DeploymentKind.DEPLOYMENT_KIND_OMNIBUS:
             return frozenset({ChainCapability.CHAIN_CAPABILITY_SEND})
-        beacon = self._beacon(view, token)
-        code = view.code(str(view.ask("TokenBeacon", beacon, "implementation()"))) if beacon else b""
-        if not load(TOKEN).is_code_of(code):
+        if not self._code.is_ours(view, token):
             raise DeploymentUnfit(self.chain, f"{token} does not run the code of StockToken that this adapter knows")
         able = set(ChainCapability.values()) - {ChainCapability.CHAIN_CAPABILITY_UNSPECIFIED, ChainCapability.CHAIN_CAPABILITY_SEND}
         if not self._places.anchor:
@@ -317,7 +313,7 @@ class EvmAdapter:
         span = self._span
         self._span = max(SPAN_MIN, span // 4)  # of the next, should this one fail
         last = min(last, after.number + span)
-        addresses = sorted(watched.keys() | _beacons(watched) | self._deny_lists(view, watched, after.number, last))
+        addresses = sorted(watched.keys() | _beacons(watched) | self._code.deny_lists(view, _beacons(watched), after.number, last))
         logs: list[RawLog] = []
         through = after.number
         for reached, found in view.node.logs(addresses, after.number + 1, last, self._blocks_max) if addresses else [(last, [])]:
@@ -414,51 +410,14 @@ class EvmAdapter:
     def _schedule(self, view: ChainView, deployment: Deployment, after: ChainPosition) -> Schedule | None:
         return schedule_at(view, self._token(deployment.token), after.number, self._blocks_max)
 
-    def _beacon(self, view: ChainView, token: str) -> str:
-        """Return the beacon of a proxy of ours, which it can never change; empty for another contract."""
-        with self._lock:
-            known = self._beacons.get(token)
-        if known is None:
-            code = view.code(token)
-            proxy = load("BeaconProxy")
-            found = proxy.immutables_of(code) if proxy.is_code_of(code) else set()
-            known = checksummed(found.pop()) if len(found) == 1 else ""
-            with self._lock:
-                self._beacons[token] = known
-        return known
-
     def _watched(self, view: ChainView, deployments: Sequence[Deployment]) -> dict[str, Watched]:
         watched = {}
         for deployment in deployments:
             token = self._token(deployment.token)
             native = deployment.kind != DeploymentKind.DEPLOYMENT_KIND_OMNIBUS
-            beacon = self._beacon(view, token).lower() if native else ""
+            beacon = self._code.beacon_of(view, token).lower() if native else ""
             watched[token.lower()] = Watched(deployment.token, native, beacon)
         return watched
-
-    def _deny_lists(self, view: ChainView, watched: dict[str, Watched], after: int, last: int) -> set[str]:
-        """Return the lists that our tokens ask, in lower case: by the code of before a range and by that of its end.
-
-        A list is part of the code of a token. One node keeps no state of so long ago: then by the code of now.
-        """
-        lists: set[str] = set()
-        for beacon in _beacons(watched):
-            for at in (after, last):
-                try:
-                    code = str(view.ask("TokenBeacon", beacon, "implementation()", at=at))
-                except (NodeRefused, NotDecodable):
-                    code = str(view.ask("TokenBeacon", beacon, "implementation()"))
-                lists.add(self._deny_list_of(view, code).lower())
-        return lists
-
-    def _deny_list_of(self, view: ChainView, code: str) -> str:
-        with self._lock:
-            known = self._lists.get(code)
-        if known is None:
-            known = str(view.ask(TOKEN, code, "denyList()"))
-            with self._lock:
-                self._lists[code] = known
-        return known
 
     def _base_fee(self, view: ChainView) -> int:
         found = view.block("latest")
@@ -532,25 +491,12 @@ class EvmAdapter:
         seen: list[Observation] = []
         for transaction, together in itertools.groupby(logs, key=lambda log: log.transaction):
             told = list(together)
-            self._check_receipt(view.receipt(transaction), told, addresses)
+            check_logs(view.receipt(transaction), told, addresses)
             version = ours[transaction].version if transaction in ours else None
             seen += observe(self.chain, self._places.ledger, watched, told, version)
         for index, one in enumerate(seen):
             one.index = index
         return seen
-
-    def _check_receipt(self, receipt: dict[str, Any], told: Sequence[RawLog], addresses: Collection[str]) -> None:
-        """Hold the logs of a transaction against its receipt: a node that leaves some out is found out.
-
-        Raises: NodeNonsense.
-        """
-        try:
-            expected = [read_number(log["logIndex"]) for log in receipt["logs"] if str(log["address"]).lower() in addresses]
-        except (KeyError, TypeError) as error:
-            raise NodeNonsense(f"a receipt has a log that lacks {error}") from error
-        if expected != [log.index for log in told]:
-            name = receipt["transactionHash"]
-            raise NodeNonsense(f"logs are partial: {name} has logs {expected} of ours, told were {[log.index for log in told]}")
 
     def _check_state(self, view: ChainView, read: ObservedRange, deployments: Sequence[Deployment]) -> None:
         """Hold what was told of tokens against how they stood before and after, as far as the node still has the state of both.
@@ -576,26 +522,10 @@ class EvmAdapter:
         receipt = view.receipt(landed.transaction)
         message = landed_message(landed, receipt)
         if receipt.get("status") == "0x1":
-            self._check_receipt(receipt, [log for log in logs if log.transaction == landed.transaction], addresses)
+            check_logs(receipt, [log for log in logs if log.transaction == landed.transaction], addresses)
             return message
-        message.failure, message.failure_text = self._failure(view, landed, receipt)
+        message.failure, message.failure_text = failure_of(view, landed, receipt, self._places)
         return message
-
-    def _failure(self, view: ChainView, landed: Landed, receipt: dict[str, Any]) -> tuple[ChainFailure.ValueType, str]:
-        """Return why a transaction of ours reverted: what it says when it is asked again at its own block, and the one before."""
-        content = read_payload(landed.version.payload)
-        failure, text = ChainFailure.CHAIN_FAILURE_OTHER, "reverted, and would not if it were sent again"
-        if read_number(receipt["gasUsed"]) == content.gas_limit:
-            text = f"all of its {content.gas_limit} gas was used up"
-        contract = steps.ANCHOR if content.target == self._places.anchor else TOKEN
-        contract = steps.FEED if content.target in self._places.feeds.values() else contract
-        for number in (landed.number - 1, landed.number):
-            try:
-                view.call(content.target, content.data, sender=address_of(landed.version.key), at=number)
-            except NodeRefused as refused:
-                failure, text = outcome_of(contract, refused)
-                break
-        return ChainFailure.CHAIN_FAILURE_IN_COMPANY if len(landed.version.instructions) > 1 else failure, text
 
     def _holdings(self, view: ChainView, token: str, owners: Sequence[str], at: ChainPosition, *, together: bool) -> tuple[int, list[int]]:
         """Return supply and holdings at one block, by its hash; our own token answers for many accounts at once.
