@@ -1,5 +1,6 @@
 """The window of request ids: what is new is what no set of all remembered ids has, however they were remembered."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,3 +43,18 @@ def test_what_is_new_is_what_is_not_among_all_that_were_remembered(plan):
             remember(state, request_ids, principal, way)
             if way != "undone":
                 known.update((each, principal) for each in request_ids)
+
+
+@pytest.mark.parametrize("way", ["singly", "together", "stored"])
+def test_a_remembered_id_is_found_whatever_is_newer(way):
+    first, second, third = ((NOW_MS + ms).to_bytes(6, "big") + bytes(10) for ms in (5, 6, 7))
+    state = State(request_window_seconds=86_400, request_window_count=10**6)
+    latest_ms = NOW_MS + 5_000 + AHEAD_MS_MAX
+    assert state.requests.all_new([first], "ann", latest_ms)
+    remember(state, [first], "ann", way)
+    assert not state.requests.all_new([first, second], "ann", latest_ms)
+    assert state.requests.all_new([first, second], "ben", latest_ms)
+    assert state.requests.all_new([second], "ann", latest_ms)
+    remember(state, [second], "ann", way)
+    assert not state.requests.all_new([second, third], "ann", latest_ms)
+    assert state.requests.all_new([third], "ann", latest_ms)
