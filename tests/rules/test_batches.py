@@ -76,9 +76,12 @@ def test_more_legs_than_may_be() -> None:
 LEG_REFUSALS = [
     ("UNITS_NOT_POSITIVE", (ALICE, ALICE, 0)),
     ("UNITS_NOT_POSITIVE", (ALICE, ALICE, -1)),
+    ("UNITS_NOT_POSITIVE", (ALICE, BOB, 0)),
+    ("UNITS_NOT_POSITIVE", (ALICE, BOB, -1)),
     ("UNITS_OUT_OF_RANGE", (ALICE, ALICE, UNITS_MAX + 1)),
     ("UNITS_OUT_OF_RANGE", (ALICE, BOB, (1 << 63) - 1)),
     ("SAME_ACCOUNT", (-1, -1, 1)),
+    ("SAME_ACCOUNT", (ALICE, ALICE, 1)),
     ("ACCOUNT_NOT_FOUND", (ALICE, 19, 1000)),
     ("ACCOUNT_NOT_FOUND", (-1, BOB, 1)),
     ("ACCOUNT_NOT_FOUND", (ALICE, -(1 << 31), 1)),
@@ -93,6 +96,7 @@ LEG_REFUSALS = [
 @pytest.mark.parametrize(("reason", "leg"), LEG_REFUSALS)
 def test_a_batch_whose_tenth_leg_fails_books_nothing(books: Scenario, reason: str, leg: tuple[int, int, int]) -> None:
     books.when(batch(*PLAIN, leg, (ALICE, BOB, 0))).raises(reason, leg=9)
+    books.when(batch(*PLAIN, leg)).raises(reason, leg=9)
     assert books.holding("AAPLx", "book:alice") == 100
     books.when(batch(*PLAIN, (ALICE, BOB, 91))).accepted()
 
