@@ -33,6 +33,16 @@ class SystemClock:
         return time.monotonic_ns() // 1000
 
 
+def read_time_us(wall_us: int, last_us: int, *, size: int | None = None, time_us: int | None = None) -> int:
+    """Return the moment by which a read tells what goes by the clock, such as evidence that is stale; in microseconds since 1970.
+
+    As of a size it is the decision of the last entry, `last_us`; as of a time it is that, and never to come; otherwise it is now.
+    """
+    if size is not None:
+        return last_us
+    return max(wall_us if time_us is None else min(time_us, wall_us), last_us)
+
+
 class Reckoning:
     """Gives decision times from a clock, and refuses a clock that jumped."""
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from ledger import audit, replay, snapshots
 from ledger.answers import Answers, answer_of
 from ledger.batch import Batch
-from ledger.clock import Reckoning, SystemClock
+from ledger.clock import Reckoning, SystemClock, read_time_us
 from ledger.digest import state_digest
 from ledger.errors import LedgerError, refusal
 from ledger.fair_lock import FairLock
@@ -548,12 +548,12 @@ class Ledger:
         which = as_of.WhichOneof("state") if as_of is not None else None
         self._follow()
         if as_of is None or which is None:
-            return self.look(lambda state: read(state, request, max(self._clock.wall_us(), state.last_decision_time_us)))
+            return self.look(lambda state: read(state, request, read_time_us(self._clock.wall_us(), state.last_decision_time_us)))
         size = as_of.size if which == "size" else None
         moment_us = time_us("as_of.time", as_of.time) if size is None else None
         with self._past_state(size, moment_us) as state:
-            last_us = state.last_decision_time_us
-            return read(state, request, last_us if moment_us is None else max(min(moment_us, self._clock.wall_us()), last_us))
+            now_us = read_time_us(self._clock.wall_us(), state.last_decision_time_us, size=size, time_us=moment_us)
+            return read(state, request, now_us)
 
     # ---- end ------------------------------------------------------------------------------------------------------------------------
 

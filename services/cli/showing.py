@@ -9,11 +9,11 @@ from __future__ import annotations
 import itertools
 import re
 import sys
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message_factory import GetMessageClass
 
+from ledger.clock import SystemClock, read_time_us
 from ledger.errors import refusal
 from ledger.reads import READS
 from ledger.reads.pages import PAGE_SIZE_MAX
@@ -98,7 +98,8 @@ def run(options: argparse.Namespace) -> int:
         if options.kind is not None or options.from_index:
             raise UsageError("--kind and --from-index are of the log")
         state = state_of(log, settings, progress, size=options.as_of_size, time_text=options.as_of_time)
-    books = Books(state, _now_us(state, options))
+    wall_us, moment_us = SystemClock().wall_us(), parse_time(options.as_of_time)
+    books = Books(state, read_time_us(wall_us, state.last_decision_time_us, size=options.as_of_size, time_us=moment_us))
     filters = {name: getattr(options, f"of_{name}") for name in _FILTERS if getattr(options, f"of_{name}") is not None}
     _check_filled(options.name, filters)
     if options.what in _SPECIAL:
@@ -108,16 +109,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         message_type, items = _list_items(books, lists[options.what], options, filters)
     return _print_items(options, state, message_type, items)
-
-
-def _now_us(state: State, options: argparse.Namespace) -> int:
-    """Return the moment at which evidence is stale or not: that of the last entry, where a size is asked for."""
-    last_us = state.last_decision_time_us
-    if options.as_of_size is not None:
-        return last_us
-    wall_us = time.time_ns() // 1000
-    moment_us = parse_time(options.as_of_time)
-    return max(wall_us if moment_us is None else min(moment_us, wall_us), last_us)
 
 
 def _check_filled(name: str | None, filters: dict[str, str]) -> None:
